@@ -98,8 +98,9 @@ class Checkpointing:
         current = (iteration, self._evaluations.state_dict())
         if current == self._last_saved or not iteration:
             return
-        # A resume treats everything up to this iteration as published.
-        self._bus.flush()
+        # A resume treats everything up to this iteration as published. Plots are not worth waiting for: if the process
+        # is killed while they are drawn, they are missing.
+        self._bus.flush(media=False)
         state = self._state_of_all_ranks()
         self.problem = self._communicator.broadcast("" if self._communicator.rank else self._write(iteration, state))
         # If writing fails, all ranks try again at the next opportunity.

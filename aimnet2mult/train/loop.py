@@ -94,7 +94,7 @@ class Training:
             rest = "; increase trainer.epochs to continue" if is_tested else ", only the test"
             self._console.say(f"nothing left to train after epoch {self._config.trainer.epochs}{rest}")
             # The pending validation may have revealed a divergence: exchanging it sets `consensus.diverged`.
-            self._bus.flush()
+            self._bus.flush(media=False)
             self._consensus.should_stop(now=True)
         elif not self._early_end.check(self._trainer) and not self._consensus.should_stop(now=True):
             self._consensus.reset_interval()

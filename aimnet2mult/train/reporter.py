@@ -96,8 +96,8 @@ class Bus(Protocol):
         """Publish a file."""
         ...
 
-    def flush(self) -> bool:
-        """Wait until all published points are in the journal."""
+    def flush(self, *, media: bool = True) -> bool:
+        """Wait until all published points, and if ``media``, all other records, are in the journal."""
         ...
 
 

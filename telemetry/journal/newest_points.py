@@ -13,7 +13,7 @@ from telemetry.journal.codec import decode, stream_mark
 from telemetry.journal.run_attempts import Attempts
 from telemetry.journal.segment_lines import lines_backward
 from telemetry.journal.segments import segment_path
-from telemetry.records import Scalars
+from telemetry.records import Media, Scalars
 
 MAX_POINTS = 10_000
 """Maximum number of points that ``newest_points`` returns, which takes a few tenths of a second."""
@@ -22,7 +22,9 @@ MAX_BYTES = 64 << 20
 
 
 def streams_at(folder: Path, step: int) -> set[str]:
-    """Return the streams that have a valid point at ``step``, which is the iteration of the newest checkpoint or later.
+    """Return the streams with a valid point, and the names of media, at ``step``.
+
+    It is the iteration of the newest checkpoint or later.
 
     After a kill, an attempt resumes from the newest checkpoint, and may publish points at its iteration that an earlier
     attempt has already recorded, such as a validation that was made up. The search ends at the newest valid point of an
@@ -35,11 +37,12 @@ def streams_at(folder: Path, step: int) -> set[str]:
     streams: set[str] = set()
     for line in _lines(folder, attempts):
         record = decode(line)
-        if isinstance(record, Scalars) and not attempts.is_superseded(record):
-            if record.step < step:
-                return streams
-            if record.step == step:
-                streams.add(record.stream)
+        if not isinstance(record, Scalars | Media) or attempts.is_superseded(record):
+            continue
+        if record.step == step:
+            streams.add(record.stream if isinstance(record, Scalars) else record.name)
+        elif record.step < step and isinstance(record, Scalars):
+            return streams
     return streams
 
 

@@ -183,12 +183,15 @@ class MetricBus(MediaMethods):
         if self._admission.admits_process():
             self._queue.put_record("declarations", 0, RunUpdate(seq=0, time=0, metrics=dict(metrics)))
 
-    def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
-        """Wait until everything offered so far is durable or lost; return False after ``timeout`` seconds."""
+    def flush(self, timeout: float = FLUSH_TIMEOUT, *, media: bool = True) -> bool:
+        """Wait until everything offered so far is durable or lost; return False after ``timeout`` seconds.
+
+        Without ``media``, do not wait for texts, tables, images, histograms and artifacts, which take longer.
+        """
         if self._admission.is_forked():
             return True
         deadline = time.monotonic() + timeout
-        return self._media.flush(timeout) and self._queue.flush(max(0.0, deadline - time.monotonic()))
+        return (not media or self._media.flush(timeout)) and self._queue.flush(max(0.0, deadline - time.monotonic()))
 
     def drain(self, timeout: float) -> bool:
         """Wait until all sinks have accepted everything offered so far; return False after ``timeout`` seconds."""

@@ -51,7 +51,7 @@ class NullBus(MediaMethods):
     def declare(self, metrics: Mapping[str, Metric]) -> None:
         """Do nothing."""
 
-    def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:  # noqa: ARG002 - the signature of MetricBus
+    def flush(self, timeout: float = FLUSH_TIMEOUT, *, media: bool = True) -> bool:  # noqa: ARG002 - the signature of MetricBus
         """Return True."""
         return True
 

@@ -58,8 +58,8 @@ class RecordAppender:
             journal: the writer to append to; committing is left to the caller.
             detector: the anomaly detector, which observes each record.
             declarations: the declared metrics; others are added when they appear.
-            already_recorded: (stream, step) of points that earlier attempts have recorded, and that are therefore not
-                appended again.
+            already_recorded: (stream, step) of points, and (name, step) of media, that earlier attempts have recorded,
+                and that are therefore not appended again.
             credentials: credentials that are removed from parameters, in addition to what looks like one.
         """
         self.alerts: tuple[Alert, ...] = ()
@@ -161,6 +161,9 @@ class RecordAppender:
             self._lose(item, item.streams, "invalid parameters", format_error(error))
 
     def _append_media(self, item: QueuedRecords, record: AnyMedia) -> None:
+        if (record.name, record.step) in self._already_recorded:
+            self._tally.withdraw()
+            return
         try:
             self.append_numbered(record)
         except ValueError as error:

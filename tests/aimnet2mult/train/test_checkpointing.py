@@ -194,7 +194,7 @@ class FakeBus(NullBus):
         super().__init__(1)
         self.flushed = 0
 
-    def flush(self, timeout: float | None = None) -> bool:
+    def flush(self, timeout: float | None = None, *, media: bool = True) -> bool:
         self.flushed += 1
         return True
 

@@ -35,7 +35,7 @@ class FakeBus(NullBus):
     def publish_group(self, streams: Any, step: int, values: Any, *, final: bool = False) -> None:
         self.points.append(step)
 
-    def flush(self, timeout: float | None = None) -> bool:
+    def flush(self, timeout: float | None = None, *, media: bool = True) -> bool:
         self.on_flush()
         return True
 

@@ -21,10 +21,12 @@ from aimnet2mult.train.element_sums import ElementSums
 from aimnet2mult.train.engine import build_validator
 from aimnet2mult.train.observation import ObservedSums, Observer
 from aimnet2mult.train.parity_sample import ParitySample
+from aimnet2mult.train.plan import Request
+from aimnet2mult.train.runner import train
 from aimnet2mult.train.validation_media import ValidationMedia, is_plotted
 from support.sample_runs import SAMPLE
 from support.tiny_runs import points, train_tiny
-from telemetry import NullBus
+from telemetry import NullBus, read_receipt, read_run
 
 KCAL = 23.060547830619026
 NAMES = ("low", "high")
@@ -287,3 +289,21 @@ def test_plots_do_not_change_the_metrics_of_a_run(tmp_path: Path) -> None:
     with_plots = train_tiny(tmp_path / "with", "log_frequency.plots=50", "record_setup=true")
     without = train_tiny(tmp_path / "without")
     assert points(with_plots) == points(without)
+
+
+def media(run: Path) -> list[tuple[str, int]]:
+    return sorted((record.name, record.step) for record in read_run(run).media)
+
+
+def test_a_run_that_is_resumed_has_each_plot_and_text_once(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    settings = ("log_frequency.plots=50", "record_setup=true", "checkpoint.artifacts=true", "checkpoint.best=loss")
+    run = train_tiny(tmp_path, *settings, "trainer.epochs=1")
+    for epochs in (2, 2):
+        train(Request(resume=str(run), overrides=[f"trainer.epochs={epochs}"]))
+    at_validation = ["val/by_element", "val/parity/E", "val/parity/q"]
+    at_start = ["setup/code", "setup/command", "setup/data", "setup/environment"]
+    at_end = ["weights/best", "weights/final"]
+    expected = [(name, step) for name in (*at_validation, *at_end) for step in (3, 6)]
+    assert media(run) == sorted([*expected, *((name, step) for name in at_start for step in (0, 3))])
+    assert read_receipt(run).lost == 0

@@ -10,7 +10,7 @@ import pytest
 from support.telemetry_fakes import run_record
 from telemetry.journal.newest_points import newest_points, streams_at
 from telemetry.journal.writer import JournalWriter
-from telemetry.records import Scalars
+from telemetry.records import Histogram, Scalars
 
 
 @pytest.fixture
@@ -103,3 +103,15 @@ def test_the_search_for_newest_points_is_bounded(folder: Path) -> None:
     size = (folder / "journal-0.jsonl").stat().st_size
     assert steps(newest_points(folder, ["train"], 1001, max_bytes=size // 2)) == [("train", 1001)]
     assert steps(newest_points(folder, ["train"], 1001)) == [("train", 1), ("train", 1001)]
+
+
+def test_media_at_the_step_are_found_by_name(folder: Path) -> None:
+    write(folder, ("train", 20), ("train", 25))
+    journal = JournalWriter(folder, run_record(folder, 2), resumed_step=25)
+    for name, step in (("val/parity/E", 25), ("val/parity/F", 20)):
+        journal.append(
+            lambda seq, name=name, step=step: Histogram(seq=seq, time=0, name=name, step=step, edges=[0, 1], counts=[1])
+        )
+    journal.commit()
+    journal.close()
+    assert streams_at(folder, 25) == {"train", "val/parity/E"}
