@@ -112,7 +112,8 @@ def one(launcher: Launcher, arguments: list[str], tmp_path_factory: pytest.TempP
 def two(launcher: Launcher, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Job]:
     """Return the run of two processes, and the job."""
     folder = tmp_path_factory.mktemp("two")
-    sink = ["--telemetry-sinks", "tensorboard", "telemetry.poll=0.1"]
+    # Plots reduce further sums.
+    sink = ["--telemetry-sinks", "tensorboard", "telemetry.poll=0.1", "log_frequency.plots=0"]
     job = launcher.start(
         folder / "job",
         [*arguments, *sink, "--telemetry-dir", folder / "runs", "--save", folder / "weights.pt"],
