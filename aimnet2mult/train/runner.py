@@ -163,7 +163,8 @@ def _run_other_rank(info: RankInfo, stop: StopSignal) -> int:
             plan: Plan = communicator.broadcast(None)  # type: ignore[assignment]
             if plan.nothing_left:
                 return 0
-            outcome, _ = train_rank(plan, NullBus(plan.settings.every), stop, NullConsole(), communicator)
+            other_bus = NullBus(plan.settings.every, plan.settings.events)
+            outcome, _ = train_rank(plan, other_bus, stop, NullConsole(), communicator)
     except USER_ERRORS:
         return EXIT_USER_ERROR
     except RankLost as lost:

@@ -42,9 +42,11 @@ class Declarations:
         self._factors |= factors({name: metric for name, metric in self._metrics.items() if metric != UNDECLARED})
         self._patterns: list[tuple[re.Pattern[str], Metric, float]] = []
         self._given: set[str] = set()
-        self._size = 0
+        # They are in the run record of each further attempt, too.
+        self._size = sum(_size(name, metric) for name, metric in self._metrics.items())
         for name in without_patterns(metrics):
             self._metrics.pop(name, None)
+        self._earlier = set(self._metrics)
         self.declare(metrics)
 
     def __contains__(self, name: str) -> bool:
@@ -59,20 +61,32 @@ class Declarations:
         return [name.removeprefix(f"{stream}/") for name in self._given if name.startswith(f"{stream}/")]
 
     def declare(self, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-        """Add declarations and patterns; return those of metrics that had none. An earlier declaration is kept.
+        """Add declarations and patterns; return those of metrics that had none. The first declaration is kept.
+
+        As when the run is opened, a declaration of an earlier attempt may be repeated with the same unit, for example
+        to watch the metric again.
 
         Raises:
             UnitError: see the class.
         """
         found = factors(metrics)
-        new = {name: metric for name, metric in without_patterns(metrics).items() if name not in self._metrics}
+        new = {name: metric for name, metric in without_patterns(metrics).items() if self._is_new(name, metric)}
         self._metrics |= new
+        self._earlier -= new.keys()
         self._factors |= {name: found[name] for name in new}
         self._given.update(new)
         patterns = [(_compiled(name), metrics[name], found[name]) for name in metrics if is_pattern(name)]
         # The newest first.
         self._patterns = [*patterns, *self._patterns]
         return new
+
+    def _is_new(self, name: str, metric: Metric) -> bool:
+        known = self._metrics.get(name)
+        return known is None or (name in self._earlier and known.unit == metric.unit)
+
+    def matches(self, name: str) -> bool:
+        """Return whether a pattern matches the full name of a metric."""
+        return any(pattern.fullmatch(name) for pattern, _, _ in self._patterns)
 
     def find(self, name: str) -> tuple[Metric, float] | None:
         """Return the declaration and the factor for a name that appears; None if there are too many names.
@@ -88,7 +102,11 @@ class Declarations:
     def add(self, name: str, metric: Metric, factor: float) -> None:
         """Add the declaration of a name that has appeared."""
         self._metrics[name], self._factors[name] = metric, factor
-        self._size += _ENTRY + len(name.encode()) + len(metric.label.encode())
+        self._size += _size(name, metric)
+
+
+def _size(name: str, metric: Metric) -> int:
+    return _ENTRY + len(name.encode()) + len(metric.label.encode())
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

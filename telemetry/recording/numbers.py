@@ -6,6 +6,9 @@ from decimal import Decimal
 from numbers import Real
 from typing import Any
 
+_REAL_KINDS = ("b", "i", "u", "f")
+"""Kinds of NumPy's data types: booleans, integers and floating-point numbers."""
+
 
 def is_number(value: object) -> bool:
     """Return whether a value can be published: a real number, or an array or tensor with one real element.
@@ -19,18 +22,20 @@ def is_number(value: object) -> bool:
         >>> [is_number(value) for value in ("1", None, 1j, np.ones(2), np.array("1"), [1])]
         [False, False, False, False, False, False]
     """
-    if isinstance(value, Real | Decimal):
-        return True
-    array: Any = value
-    if callable(getattr(array, "numel", None)):
-        # A tensor of torch; sparse and quantized ones are rejected.
-        return array.numel() == 1 and not array.is_complex() and str(getattr(array, "layout", "")) == "torch.strided"
-    return getattr(array, "size", None) == 1 and getattr(getattr(array, "dtype", None), "kind", "") in {
-        "b",
-        "i",
-        "u",
-        "f",
-    }
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    if kind is not None:
+        # NumPy counts its time intervals among the integers.
+        return kind in _REAL_KINDS and getattr(value, "size", None) == 1
+    return isinstance(value, Real | Decimal) or _is_real_tensor(value)
+
+
+def _is_real_tensor(value: Any) -> bool:
+    """Return whether a value is a dense tensor of torch with one real element."""
+    try:
+        dense = str(value.layout) == "torch.strided" and not value.is_nested and not value.is_meta
+        return dense and value.numel() == 1 and not value.is_complex()
+    except Exception:  # noqa: BLE001 - not a tensor, or one without data: the parameter of a lazy layer raises ValueError
+        return False
 
 
 def as_float(value: object) -> float:

@@ -23,6 +23,9 @@ from telemetry.recording.warn_once import WarnOnce
 from telemetry.records import Alert, AnyMedia, AnyRecord, Media, RunUpdate, Scalars, now_ms
 from telemetry.redaction import redact, redact_text
 
+_NAMED = 5
+"""Maximum number of values named in a warning."""
+
 
 class RecordAppender:
     """Call queued callables, convert units, append the records to the journal and watch them for anomalies.
@@ -184,7 +187,9 @@ class RecordAppender:
     def _report_dropped(self, item: QueuedRecords, stream: str, dropped: Sequence[Dropped]) -> None:
         for reason, values in names_by_reason(dropped).items():
             self._tally.drop(reason, len(values))
-            names = ", ".join(value.name[:50] for value in values)
+            names = ", ".join(value.name[:50] for value in values[:_NAMED])
+            if len(values) > _NAMED:
+                names += f" and {len(values) - _NAMED} others"
             message = f"dropping {names} of {stream} at iteration {item.step}: {values[0].text}"
             self._warn_once(f"{reason} {stream}", message)
 

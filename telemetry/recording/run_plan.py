@@ -92,7 +92,7 @@ def plan_run(
         name=name or folder.name,
         project=project,
         params={} if params is None else plain_params(params),
-        metrics=before if metrics is None else _unwatched(before, metrics) | without_patterns(metrics),
+        metrics=before if metrics is None else _unwatched(before, metrics, declarations) | without_patterns(metrics),
         versions=versions or {},
         every=settings.every,
     )
@@ -154,10 +154,15 @@ def _first_attempt(
     )
 
 
-def _unwatched(before: Mapping[str, Metric], metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-    """Return the earlier declarations that are not repeated; their metrics may have no further values."""
-    others = {name: metric for name, metric in before.items() if name not in metrics}
-    return {name: msgspec.structs.replace(metric, watch=False, main=False) for name, metric in others.items()}
+def _unwatched(
+    before: Mapping[str, Metric], metrics: Mapping[str, Metric], declarations: Declarations
+) -> dict[str, Metric]:
+    """Return the earlier declarations; metrics whose declaration is not repeated may have no further values."""
+    return {
+        name: metric if declarations.matches(name) else msgspec.structs.replace(metric, watch=False, main=False)
+        for name, metric in before.items()
+        if name not in metrics
+    }
 
 
 def _without_credentials(metric: Metric, credentials: Collection[str]) -> Metric:

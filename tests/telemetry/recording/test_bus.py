@@ -1131,3 +1131,14 @@ def test_a_script_may_change_its_working_directory_during_the_run(
     assert (receipt.status, receipt.sinks[0].delivered, receipt.sinks[0].pending) == ("finished", 2, 0)
     assert journal_steps(tmp_path / "run") == [1]
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_warning_about_many_dropped_values_names_only_a_few(
+    open_bus: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus = open_bus()
+    bus.publish("train", 1, {f"text_{number}": "high" for number in range(1000)})
+    bus.flush()
+    (message,) = [r.message for r in caplog.records if "dropping" in r.message]
+    assert "text_4 and 995 others of train" in message
+    assert len(message) < 300

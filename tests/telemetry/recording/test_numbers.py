@@ -33,7 +33,21 @@ def test_single_real_numbers_are_numbers(value: object) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, "1", b"1", 1j, [1], {"a": 1}, object(), np.complex64(1), np.ones(2), np.array([]), np.array("1"), float],
+    [
+        np.timedelta64(1, "s"),
+        None,
+        "1",
+        b"1",
+        1j,
+        [1],
+        {"a": 1},
+        object(),
+        np.complex64(1),
+        np.ones(2),
+        np.array([]),
+        np.array("1"),
+        float,
+    ],
     ids=lambda value: f"{type(value).__name__} {str(value)[:6]}",
 )
 def test_anything_else_is_not(value: object) -> None:
@@ -44,3 +58,9 @@ def test_tensors_with_one_real_element_are_numbers() -> None:
     torch = pytest.importorskip("torch")
     assert all(map(is_number, (torch.tensor(1), torch.ones(1, 1, requires_grad=True), torch.tensor(1).bfloat16())))
     assert not any(map(is_number, (torch.ones(2), torch.tensor(1j), torch.ones(1).to_sparse())))
+
+
+def test_objects_of_torch_without_a_readable_element_are_not_numbers() -> None:
+    torch = pytest.importorskip("torch")
+    uninitialized = torch.nn.LazyLinear(1).weight
+    assert not any(map(is_number, (torch.Size([1]), torch.ones(1, device="meta"), uninitialized)))

@@ -381,6 +381,28 @@ def test_a_resumed_run_knows_whether_its_earlier_attempts_had_diverged(run: Path
         assert bus.last_healthy_step == 100, "superseded points do not count"
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["by a pattern", "by a later declaration"])
+def test_a_metric_is_watched_again_after_each_resume(run: Path, *, late: bool) -> None:
+    watch = Metric(watch=True)
+    for attempt in range(3):
+        with open_run(run, **QUIET | {"metrics": {"val/F": Metric()} if late else {"*/E": watch}}, resume=True) as bus:
+            if late:
+                bus.declare({"val/E": watch})
+            bus.publish("val", 10 * attempt + 1, {"E": 1.0})
+            bus.publish("val", 10 * attempt + 2, {"E": math.nan})
+            bus.flush()
+            assert bus.diverged is not None
+
+
+def test_a_run_in_which_names_appear_without_end_remains_resumable(run: Path) -> None:
+    for attempt in range(6):
+        with open_run(run, sinks=[], settings=Settings(every=1), resume=True) as bus:
+            bus.publish("train", attempt + 1, {f"{attempt} {number:0200}": 1.0 for number in range(1500)})
+    # The names of the first attempt are still recorded.
+    assert read_run(run).curves["train/" + f"0 {0:0200}"].steps.tolist() == [1]
+    assert bus.counts().dropped["too many names"] > 0
+
+
 def test_a_run_may_be_resumed_from_its_very_beginning(run: Path) -> None:
     first_attempt(run, 1)
     open_run(run, **QUIET, resume_step=0).close(timeout=0)

@@ -120,6 +120,13 @@ def test_a_later_declaration_applies_to_new_names_only() -> None:
     }
 
 
+def test_a_declaration_of_an_earlier_attempt_may_be_repeated_with_the_same_unit_only() -> None:
+    watched = Metric(unit="kcal/mol", source_unit="eV/particle", watch=True)
+    declarations = Declarations({}, {"val/E": ENERGY, "val/F": Metric()})
+    assert declarations.declare({"val/E": watched, "val/F": watched}) == {"val/E": watched}
+    assert declarations.declare({"val/E": ENERGY}) == {}, "repeated once"
+
+
 def test_names_that_would_not_fit_into_a_run_record_are_left_out() -> None:
     convert = PointConverter().convert
     points = [convert("train", {f"{number:0200}": 1.0}) for number in range(2000)]
