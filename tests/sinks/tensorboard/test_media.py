@@ -174,7 +174,9 @@ def test_without_declarations_hyperparameters_wait_for_the_validation(tmp_path: 
     sink, _ = open_sink(tmp_path, make_run(metrics={}))
     sink.sink_write([RunUpdate(seq=1, time=0, metrics={"train/loss": Metric(unit="")}), scalars(2)])
     sink.sink_write([RunUpdate(seq=3, time=0, params={"lr": 0.1})])
-    sink.sink_write([RunUpdate(seq=4, time=0, metrics={"val/loss": Metric(unit="")}), scalars(5, None, "val", loss=1.0)])
+    sink.sink_write(
+        [RunUpdate(seq=4, time=0, metrics={"val/loss": Metric(unit="")}), scalars(5, None, "val", loss=1.0)]
+    )
     own = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     content = own.SummaryMetadata("_hparams_/experiment").plugin_data.content
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
