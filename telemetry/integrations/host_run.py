@@ -18,6 +18,7 @@ from telemetry.journal.newest_points import last_step
 from telemetry.logger import log
 from telemetry.plugins.registry import select
 from telemetry.recording.arguments import check_metrics, parse_settings, parse_sinks_argument
+from telemetry.recording.ending import status_after
 from telemetry.recording.open_run import open_or_resume
 from telemetry.recording.params import plain_params
 from telemetry.recording.run_plan import free_folder, has_run
@@ -142,6 +143,11 @@ class HostRun:
             bus.close(status, reason=reason)
             self._bus, self._path, self._resume, self._is_first = None, path, True, False
             self.resume_step = None
+
+    def close_after(self, error: BaseException, *, is_preempted: bool = False) -> None:
+        """End the current attempt after an exception: as preempted after Ctrl-C or if told so, otherwise as failed."""
+        status, reason = status_after(error)
+        self.close("preempted" if is_preempted or isinstance(error, KeyboardInterrupt) else status, reason)
 
     def flush(self) -> None:
         """Wait until everything logged so far is durable, for a few seconds at most."""

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from telemetry import Metric, Settings, Status
+from telemetry import Metric, Settings
 from telemetry.integrations.host_run import HostRun
-from telemetry.recording.ending import status_after
 
 if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 elif "pytorch_lightning" in sys.modules and "lightning.pytorch" not in sys.modules:
-    from pytorch_lightning.loggers import Logger
+    from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 else:
     try:
-        from lightning.pytorch.loggers import Logger
+        from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
     except ImportError:
-        from pytorch_lightning.loggers import Logger
+        from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 
 __all__ = ["TelemetryLogger"]
 
@@ -85,12 +84,13 @@ class TelemetryLogger(Logger):
         return str(self._run.folder)
 
     @property
+    @rank_zero_experiment
     def experiment(self) -> Any:
         """The bus of the run, which its first use opens, for example ``experiment.image("val/parity", step, figure)``.
 
         On other ranks, it does nothing.
         """
-        return _Experiment(self._run if rank_zero_only.rank == 0 else None)
+        return _Experiment(self._run)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -106,33 +106,25 @@ class TelemetryLogger(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Close the run, as finished after ``success``, and wait for its sinks (see ``Settings.drain_timeout``)."""
-        self._run.close(*_ending(status, sys.exc_info()[1]))
+        error = sys.exc_info()[1]
+        if status in ("success", "finished"):
+            self._run.close()
+        elif error is not None:
+            self._run.close_after(error, is_preempted=type(error).__name__ == "SIGTERMException")
+        else:
+            self._run.close("failed", status)
 
 
 class _Experiment:
-    """The bus of a run, opened by its first use; without a run, an object whose methods do nothing."""
+    """The bus of a run, which is opened by the first use of an attribute."""
 
-    def __init__(self, run: HostRun | None) -> None:
+    def __init__(self, run: HostRun) -> None:
         self._run = run
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
-        return _do_nothing if self._run is None else getattr(self._run.bus, name)
-
-
-def _do_nothing(*_: Any, **__: Any) -> None:
-    """Do nothing."""
-
-
-def _ending(status: str, error: BaseException | None) -> tuple[Status, str]:
-    if status in ("success", "finished"):
-        return "finished", ""
-    if error is None:
-        return "failed", status
-    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "SIGTERMException":
-        return "preempted", status_after(error)[1]
-    return status_after(error)
+        return getattr(self._run.bus, name)
 
 
 def _register_with_both_packages() -> None:
