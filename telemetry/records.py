@@ -252,7 +252,13 @@ class Artifact(Media, frozen=True, kw_only=True, tag="artifact"):
 
 
 AnyMedia = Text | Table | Image | Histogram | Artifact
+MEDIA_KINDS = ("text", "table", "image", "histogram", "artifact")
 AnyRecord = RunRecord | Scalars | Alert | Resumed | Closed | RunUpdate | AnyMedia
+
+
+def kind_of(record: Record) -> str:
+    """Return the kind of a record, as in the journal."""
+    return str(record.__struct_config__.tag)
 
 
 def updated(run: RunRecord, update: RunUpdate) -> RunRecord:

@@ -38,9 +38,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             run folder hold from then on.
         delivery: one process per sink, or threads of the training process (for notebooks).
         poll: interval, in seconds, at which a delivery checks for new records.
-        hook_timeout: seconds after which a delivery process that is stuck in a hook is restarted.
+        hook_timeout: seconds after which a delivery process that is stuck in a hook is restarted; in addition,
+            the same time for each 100 MB of images, files and the like that the call delivers.
         drain_timeout: seconds that the end of training waits for the sinks.
         linger: seconds that delivery keeps retrying a failing sink after the trainer has ended.
+        blobs_mb: maximum size of all images, tables, texts and artifacts of a run, in 10⁶ bytes; what exceeds it is not
+            recorded.
         on_divergence: what a trainer does when its run has diverged: warn and continue, or stop.
         watch: thresholds for raising an alert.
         options: the options of each sink, by the name of the sink.
@@ -56,6 +59,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hook_timeout: Seconds = 120.0
     drain_timeout: Seconds = 30.0
     linger: Seconds = 600.0
+    blobs_mb: Annotated[int, msgspec.Meta(ge=0, le=10**9)] = 1024
     on_divergence: OnDivergence = "warn"
     watch: AlertSettings = AlertSettings()
     options: dict[str, dict[str, Any]] = {}

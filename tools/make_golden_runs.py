@@ -30,6 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from telemetry import Metric, MetricBus, Settings, open_run
@@ -39,6 +40,7 @@ WORK = Path("/tmp/golden")  # noqa: S108 - recorded in the runs, so it must not 
 HOST = "node01"
 BOOT_ID = "00000000-0000-4000-8000-000000000001"
 SEGMENT = 10**9
+MEDIA = ("text", "table", "image", "histogram", "artifact")
 INF, NAN = float("inf"), float("nan")
 ENERGY = {"unit": "kcal/mol", "source_unit": "eV/particle"}
 METRICS = {
@@ -185,8 +187,9 @@ def main(folder: Path, names: Sequence[str]) -> None:
         "swept": make_swept,
         "evaluated": make_evaluated,
         "large": make_large,
+        "media": make_media,
     }
-    resumed = {"water": {1: 40, 3: 80}, "swept": {1: 40}}
+    resumed = {"water": {1: 40, 3: 80}, "swept": {1: 40}, "media": {1: 20}}
     for name in names or makers:
         write_expected(makers[name](runs), resumed.get(name))
     clean(runs)
@@ -304,6 +307,14 @@ def make_swept(runs: Path) -> Path:
     attempt(swept_attempt, run)
     call("telemetry", "sync", run, "--telemetry-sinks", "wandb", "-o", "wandb.mode=offline", **TRIAL)
     attempt(continued_attempt, run)
+    return run
+
+
+def make_media(runs: Path) -> Path:
+    """Write two attempts with media of all kinds and later parameters; the second replaces those of iteration 40."""
+    run = runs / "media"
+    attempt(first_media_attempt, run)
+    attempt(second_media_attempt, run)
     return run
 
 
@@ -425,6 +436,39 @@ def continued_attempt(run: Path) -> None:
     bus.close("finished")
 
 
+def first_media_attempt(run: Path) -> None:
+    """Publish points and media up to iteration 40, then be preempted."""
+    bus = open_attempt(run)
+    bus.params({"seed": 8, "note": "added later"})
+    for step in (20, 40):
+        publish(bus, step - 10, step)
+        publish_media(bus, step, "first")
+    bus.close("preempted", reason="SIGTERM")
+
+
+def second_media_attempt(run: Path) -> None:
+    """Resume after iteration 20, and publish points and media at 40 again."""
+    bus = open_attempt(run, resume_step=20)
+    publish(bus, 30, 40)
+    publish_media(bus, 40, "second")
+    bus.close("finished")
+
+
+def publish_media(bus: MetricBus, step: int, word: str) -> None:
+    """Publish one record of each kind; ``word`` makes the contents differ."""
+    weights = WORK / "weights.pt"
+    weights.write_bytes(f"{word} {step}".encode() * 10)
+    bus.text("setup/notes", step, f"# Notes\n\n* {word} `{step}` é")
+    bus.table("val/by_element", step, ["element", "RMSE", "atoms"], [["H", 0.5, 12], ["C", NAN, 3], [word, None, True]])
+    shades = [[0.0, 0.5, 1.0], [1.0, 0.5, step / 100]]
+    bus.image("val/parity/E", step, np.array(shades), caption=f"parity of energy, {word}")
+    bus.histogram("val/gfn1/E_rmse", step, [0.0, 0.25, 1.0, NAN])
+    bus.histogram("val/residuals", step, edges=[-1, 0, 2], counts=[3, step])
+    bus.artifact("weights/best", step, weights, type="model")
+    bus.text("setup/notes", -1, "lost: there is no such iteration")
+    bus.flush(20)
+
+
 def reporting_attempt(run: Path) -> None:
     """Publish a loss that falls and then jumps to a level where it stays; end as failed."""
     bus = open_run(
@@ -524,12 +568,17 @@ def write_expected(run: Path, resumed: dict[int, int] | None = None) -> None:
 
     def superseded(record: dict[str, Any]) -> bool:
         later = [step for segment, step in (resumed or {}).items() if segment > record["seq"] // SEGMENT]
-        return record["kind"] in {"scalars", "alert"} and record["step"] > min(later, default=record["step"])
+        return record["kind"] in {"scalars", "alert", *MEDIA} and record["step"] > min(later, default=record["step"])
 
     counting = [record for record in lines.records if not superseded(record)]
     data = [record for record in counting if record["kind"] != "closed"]
     end = lines.records[-1]
     fields = ("step", "title", "text", "level", "cause", "metric")
+    media = [
+        [record["kind"], record["name"], record["step"], record.get("blob", {}).get("sha256"), record["seq"]]
+        for record in data
+        if record["kind"] in MEDIA
+    ]
     put(
         WORK / "expected" / f"{name}.json",
         {
@@ -544,8 +593,11 @@ def write_expected(run: Path, resumed: dict[int, int] | None = None) -> None:
                 "superseded": len(lines.records) - len(counting),
             },
             "seqs": [record["seq"] for record in data],
-            "last_step": max(record["step"] for record in data if record["seq"] // SEGMENT == end["seq"] // SEGMENT),
+            "last_step": max(
+                record.get("step", 0) for record in data if record["seq"] // SEGMENT == end["seq"] // SEGMENT
+            ),
             "alerts": [{key: record[key] for key in fields if key in record} for record in data if "title" in record],
+            **({"media": media} if media else {}),
         },
     )
     with (WORK / "expected" / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:

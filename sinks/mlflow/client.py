@@ -50,9 +50,11 @@ def create_store(uri: str, artifacts: str) -> None:
 
     By default, they would be in the working directory of the process that creates it.
     """
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from mlflow.store.tracking import sqlalchemy_store
 
-    SqlAlchemyStore(uri, artifacts)
+    # Not typed, and not part of mlflow-skinny.
+    store: Any = sqlalchemy_store.SqlAlchemyStore
+    store(uri, artifacts)
 
 
 @contextmanager

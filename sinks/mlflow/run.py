@@ -124,8 +124,9 @@ class MlflowRun:
         new = [record for record in records if record.seq > self.last_seq]
         if not new:
             return self.last_seq
-        if updates := [record for record in new if isinstance(record, RunUpdate)]:
-            self._update(reduce(updated, updates, self._record))
+        updates = (record for record in new if isinstance(record, RunUpdate))
+        if (updated_run := reduce(updated, updates, self._record)) != self._record:
+            self._update(updated_run)
         if media_tags := self._media.upload(new):
             self._log(tags=media_tags)
         for batch in split_into_batches(new, self._names, self.last_seq):

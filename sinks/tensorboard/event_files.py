@@ -14,8 +14,6 @@ from sinks.tensorboard.frames import read_frames, to_frames
 from telemetry.sink_api import Record, RunRecord, SinkRejected, sync_folder
 
 _TIMESTAMP = re.compile(r"tfevents\.(\d+)")
-_MAX_BYTES_PER_WRITE = 1 << 24
-"""Size of events from which they are written before further ones are prepared: a batch may have 1,000 images."""
 
 
 class EventFiles:
@@ -58,7 +56,6 @@ class EventFiles:
         """
         last_seq = self._state.last_seq
         events: list[Event] = []
-        size = 0
         for record in records:
             try:
                 event = self._builder.from_record(record) if record.seq > last_seq else None
@@ -67,10 +64,6 @@ class EventFiles:
                 raise
             if event is not None:
                 events.append(event)
-                size += event.ByteSize()
-            if size > _MAX_BYTES_PER_WRITE:
-                self._append(events)
-                events, size = [], 0
         self._append(events)
 
     def write_summaries(self, events: Iterable[Event]) -> None:

@@ -87,9 +87,10 @@ class TensorBoardSink:
     def sink_write(self, records: Sequence[Record]) -> int:
         """Append the records that are not in the files yet."""
         with self._open_files() as files:
-            if updates := [record for record in records if isinstance(record, RunUpdate)]:
-                self._run = reduce(updated, updates, self._run)
-                files.describe(self._run)
+            updates = (record for record in records if isinstance(record, RunUpdate))
+            if (updated_run := reduce(updated, updates, self._run)) != self._run:
+                self._run = updated_run
+                files.describe(updated_run)
             return files.write_records(records)
 
     @hookimpl

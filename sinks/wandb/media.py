@@ -8,7 +8,6 @@ from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sinks._media import read_table, read_text
 from sinks.wandb.stored_run import ITERATION_KEY
 from telemetry.sink_api import (
     Artifact,
@@ -18,7 +17,10 @@ from telemetry.sink_api import (
     SinkRejected,
     Table,
     Text,
+    format_error,
     is_installed,
+    read_table,
+    read_text,
     verified_blob,
 )
 
@@ -96,7 +98,12 @@ def _log_artifact(run: Any, folder: Path, record: Artifact) -> None:
     # Without copies: the content in the run folder never changes.
     path, name = verified_blob(folder, record.blob), PurePosixPath(record.file).name or record.blob.file
     artifact.add_file(str(path), name=name, policy="immutable", skip_cache=True)
-    logged = run.log_artifact(artifact, aliases=["latest", f"iteration-{record.step}"])
+    try:
+        logged = run.log_artifact(artifact, aliases=["latest", f"iteration-{record.step}"])
+    except ValueError as error:
+        # An artifact of this name has another type.
+        msg = f"wandb refuses {record.name} at iteration {record.step}: {format_error(error)}"
+        raise SinkRejected(msg) from error
     if not run.offline:
         logged.wait()
 
@@ -114,10 +121,12 @@ def _to_object(folder: Path, record: Text | Table | Image | Histogram) -> Any:
         )
     if isinstance(record, Table):
         table = read_table(folder, record)
-        return wandb.Table(columns=table.columns, data=table.rows[:_MAX_ROWS], allow_mixed_types=True)
+        return wandb.Table(columns=[*table.columns], data=table.rows[:_MAX_ROWS], allow_mixed_types=True)
     if isinstance(record, Image):
         if not is_installed("PIL"):
             msg = "wandb cannot show images without Pillow: pip install pillow"
             raise SinkRejected(msg)
         return wandb.Image(str(verified_blob(folder, record.blob)), caption=record.caption or None)
-    return wandb.Histogram(np_histogram=(record.counts, record.edges))
+    import numpy as np
+
+    return wandb.Histogram(np_histogram=(np.array(record.counts), np.array(record.edges)))

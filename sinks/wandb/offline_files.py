@@ -7,6 +7,7 @@ stops at a log that ends in the middle of a record, and does not read the logs a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -45,6 +46,7 @@ class TransactionLog:
         self.is_finished = False
         self._identifies_run = False
         self._status = ""
+        self._unsynced: set[str] = set()
 
     def read(self) -> StoredRun:
         """Read the records added since the last call, and return the part of the run in this file.
@@ -66,22 +68,25 @@ class TransactionLog:
                 summary = _decode_items(record.summary.update, {STATUS_KEY, LAST_ALERT_KEY})
                 self._status = summary.get(STATUS_KEY, self._status)
                 self.stored.last_alert = summary.get(LAST_ALERT_KEY, self.stored.last_alert)
+            elif kind == "files":
+                self._unsynced.update(file.path for file in record.files.files)
             elif kind == "exit":
                 self.is_finished = True
                 self.stored.status = self._status
         return self.stored
 
     def sync(self) -> None:
-        """Make the content of the file durable.
+        """Make the content of the file durable, and before it that of the media to which its rows refer.
 
         Raises:
-            OSError: the file cannot be opened or synced.
+            OSError: a file cannot be opened or synced.
         """
-        fd = private_opener(str(self.path), os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        for name in self._unsynced:
+            # wandb may announce other files before it writes them.
+            with contextlib.suppress(FileNotFoundError):
+                _sync(self.path.parent / "files" / name)
+        self._unsynced.clear()
+        _sync(self.path)
 
     def seal(self) -> None:
         """Replace the file with a read-only copy, leaving out any incomplete record at the end.
@@ -126,6 +131,14 @@ class TransactionLog:
     def is_sealed(self) -> bool:
         """Whether the file is no longer being written to."""
         return self.is_finished or not self.path.stat().st_mode & stat.S_IWUSR
+
+
+def _sync(path: Path) -> None:
+    fd = private_opener(str(path), os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def find_transaction_logs(folder: Path, run_id: str) -> list[TransactionLog]:

@@ -124,8 +124,9 @@ class WandbSink:
     def sink_write(self, records: Sequence[Record]) -> int | None:
         """Pass the records to wandb, and return the highest sequence number written to disk or uploaded."""
         with deadline(self.timeouts.write + contents_size(records) / _MIN_BYTES_PER_SECOND):
-            if updates := [record for record in records if isinstance(record, RunUpdate)]:
-                self._describe(reduce(updated, updates, self._record))
+            updates = (record for record in records if isinstance(record, RunUpdate))
+            if (updated_run := reduce(updated, updates, self._record)) != self._record:
+                self._describe(updated_run)
             return self._writer.write(records)
 
     @hookimpl

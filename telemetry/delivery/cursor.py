@@ -70,6 +70,7 @@ class DeliveryCursor:
         """Switch to the destination that ``sink_open`` reported; return the sequence number to continue after."""
         progress = self._progress
         progress.destination, progress.view = self._sink.redact(opened.destination), self._sink.redact(opened.view)
+        progress.media = self._sink.media
         progress.reopening = False
         if opened.destination != progress.destination and opened.destination in progress.cursors:
             # Written by an earlier version.

@@ -23,12 +23,14 @@ class HookWatchdog:
         self._timeout = timeout
         self._on_hang = on_hang
         self._entered: float | None = None
+        self._allowed = timeout
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="telemetry-watchdog", daemon=True)
 
     @contextlib.contextmanager
-    def hook(self) -> Iterator[None]:
-        """Apply the timeout to the block."""
+    def hook(self, timeouts: float = 1.0) -> Iterator[None]:
+        """Apply the timeout to the block, or a multiple of it."""
+        self._allowed = timeouts * self._timeout
         self._entered = time.monotonic()
         try:
             yield
@@ -48,6 +50,6 @@ class HookWatchdog:
     def _run(self) -> None:
         while not self._done.wait(min(MAX_CHECK_INTERVAL, self._timeout / 2)):
             entered = self._entered
-            if entered is not None and time.monotonic() - entered >= self._timeout:
+            if entered is not None and time.monotonic() - entered >= self._allowed:
                 self._on_hang()
                 return

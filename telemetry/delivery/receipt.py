@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from telemetry.journal.reader import JournalReader, Skipped, read_header
 from telemetry.journal.segment_lines import lines_backward
 from telemetry.journal.segments import segment_path, segments
 from telemetry.plugins.destinations import confirmations
-from telemetry.records import Closed, Status, local_time
+from telemetry.records import Closed, Media, Status, kind_of, local_time
 from telemetry.run_folder.heartbeat import Counts, read_heartbeat
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.paths import delivered_sinks, local_path, log_path, misnamed_sinks, shell_path
@@ -36,6 +37,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
         pending: number of journaled records that it has neither accepted nor rejected.
         rejected: number of journaled records that it has rejected; the three add up to ``Receipt.journaled``.
         progress: the delivery progress as last saved.
+        not_shown: numbers of the records of media that it does not show, by kind.
         holder: the process that is delivering; empty if none is known.
         confirmations: options of ``telemetry sync`` that confirm the destinations in the run folder, if the sink is
             behind; quoted for the shell.
@@ -46,6 +48,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
     pending: int
     rejected: int = 0
     progress: SinkProgress
+    not_shown: dict[str, int] = {}
     holder: str = ""
     confirmations: list[str] = []
 
@@ -71,6 +74,8 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
         if progress.view:
             command, _, link = progress.view.partition("\n")
             lines += [f"    view with: {command}", *([f"    then open {link}"] if link else [])]
+        if self.not_shown:
+            lines.append(f"    {_listed(self.not_shown)} not shown: {self.name} does not support them")
         if progress.last_error and (progress.state in {"retrying", "refused"} or progress.cursor.rejected):
             log = log_path(Path(), self.name)
             why = reason(progress.last_error, log, package=True)
@@ -145,13 +150,17 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Journal(NamedTuple):
-    """What a receipt states about the journal; ``seqs`` are the numbers of the records that count, in order."""
+    """What a receipt states about the journal; ``seqs`` are the numbers of the records that count, in order.
+
+    ``media`` are the numbers of those of media, by kind.
+    """
 
     status: Status | None
     reason: str
     step: int
     seqs: Sequence[int]
     skipped: Skipped
+    media: Mapping[str, int]
 
 
 def read_receipt(folder: str | os.PathLike[str]) -> Receipt:
@@ -199,7 +208,7 @@ def _receipt(folder: Path, counts: Counts, journal: _Journal) -> Receipt:
         options = read_header(folder).sinks
     except LookupError:
         options = {}
-    sinks = sink_receipts(folder, options, journal.seqs)
+    sinks = sink_receipts(folder, options, journal.seqs, journal.media)
     return Receipt(
         folder=folder,
         status=journal.status,
@@ -225,7 +234,7 @@ def _journal_of(folder: Path, counts: Counts) -> _Journal | None:
     if last is None or last.seq - (closed is not None) != counts.journaled:
         return None
     status, reason = (closed.status, closed.reason) if closed else (None, "")
-    return _Journal(status, reason, counts.step, range(1, counts.journaled + 1), Skipped())
+    return _Journal(status, reason, counts.step, range(1, counts.journaled + 1), Skipped(), counts.media)
 
 
 def _read_journal(folder: Path) -> _Journal:
@@ -233,25 +242,30 @@ def _read_journal(folder: Path) -> _Journal:
     records = DeliverableRecords()
     status: Status | None = None
     reason = ""
+    media: Counter[str] = Counter()
     while batch := reader.read(10_000, live=False):
         for record in batch:
             status, reason = (record.status, record.reason) if isinstance(record, Closed) else (None, "")
             records.add(record)
-    return _Journal(status, reason, records.step, records.seqs, reader.skipped)
+            media.update([kind_of(record)] if isinstance(record, Media) else ())
+    return _Journal(status, reason, records.step, records.seqs, reader.skipped, media)
 
 
-def sink_receipts(folder: Path, started: Iterable[str], seqs: Sequence[int]) -> list[SinkReceipt]:
+def sink_receipts(
+    folder: Path, started: Iterable[str], seqs: Sequence[int], media: Mapping[str, int] | None = None
+) -> list[SinkReceipt]:
     """Read the progress of each sink of a run, past and present; ``confirmations`` are left empty.
 
     Args:
         folder: the run folder.
         started: the sinks that the run was started with.
         seqs: the sequence numbers of the records that sinks receive, ascending.
+        media: the numbers of the records of media among them, by kind.
     """
-    return [_sink(folder, name, seqs) for name in sorted({*started, *delivered_sinks(folder)})]
+    return [_sink(folder, name, seqs, media or {}) for name in sorted({*started, *delivered_sinks(folder)})]
 
 
-def _sink(folder: Path, name: str, seqs: Sequence[int]) -> SinkReceipt:
+def _sink(folder: Path, name: str, seqs: Sequence[int], media: Mapping[str, int]) -> SinkReceipt:
     progress = read_progress(folder, name) or SinkProgress()
     done = bisect_right(seqs, progress.cursor.accepted)
     # Records that a later attempt has superseded may have been rejected, too.
@@ -263,8 +277,15 @@ def _sink(folder: Path, name: str, seqs: Sequence[int]) -> SinkReceipt:
         pending=len(seqs) - done,
         rejected=rejected,
         progress=progress,
+        not_shown={} if progress.media is None else {k: n for k, n in media.items() if k not in progress.media},
         holder="" if holder is None else str(holder),
     )
+
+
+def _listed(numbers: Mapping[str, int]) -> str:
+    """Return numbers by kind in words: ``3 images, 2 texts and 1 table``."""
+    *rest, last = [f"{number} {kind}{'' if number == 1 else 's'}" for kind, number in numbers.items()]
+    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 def _with_confirmations(folder: Path, sink: SinkReceipt, options: Mapping[str, Any]) -> SinkReceipt:

@@ -14,10 +14,14 @@ from telemetry.plugins.hook_relay import Hooks
 from telemetry.plugins.hook_results import check_durable, check_opened
 from telemetry.plugins.hookspecs import Opened
 from telemetry.plugins.registry import Sink
-from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Closed
+from telemetry.records import SEQ_PER_SEGMENT, AnyRecord, Blob, Closed
 
 MAX_BATCH = 1000
 """Maximum number of records in one call of ``sink_write``."""
+MAX_BATCH_BYTES = 16 * 10**6
+"""Maximum size of the blobs of these records; a record with a larger one is offered alone."""
+BYTES_PER_TIMEOUT = 100 * 10**6
+"""Size of blobs for which a hook may take as long as ``hook_timeout``, in addition to that time."""
 
 
 class WriteResult(NamedTuple):
@@ -80,7 +84,7 @@ class SinkConnection:
             PluginError: ``sink_write`` returned anything but a sequence number or None.
             BaseException: any exception raised by ``sink_write``, except SinkRejected.
         """
-        batch = pending[: self._batch_size]
+        batch = _limited(pending[: self._batch_size])
         try:
             durable = self._write(batch)
         except SinkRejected as error:
@@ -109,7 +113,7 @@ class SinkConnection:
 
     def _write(self, batch: Sequence[AnyRecord]) -> int | None:
         assert self._hooks is not None  # noqa: S101 - the caller has opened it
-        with self._watchdog.hook():
+        with self._watchdog.hook(timeouts=1 + sum(map(_blob_size, batch)) / BYTES_PER_TIMEOUT):
             # A copy, because a sink may modify the list.
             durable = self._hooks.sink_write(records=list(batch))
         return check_durable(durable, f"sink_write of {self._sink.title}")
@@ -122,3 +126,18 @@ class SinkConnection:
             msg = f"{hook} returned last_seq={opened.last_seq}, but the journal only has records below {end}"
             raise PluginError(msg)
         return opened
+
+
+def _limited(batch: Sequence[AnyRecord]) -> Sequence[AnyRecord]:
+    """Return the first records of a batch: at least one, and no more than their blobs allow."""
+    size = 0
+    for number, record in enumerate(batch):
+        size += _blob_size(record)
+        if size > MAX_BATCH_BYTES:
+            return batch[: max(1, number)]
+    return batch
+
+
+def _blob_size(record: AnyRecord) -> int:
+    blob = getattr(record, "blob", None)
+    return blob.size if isinstance(blob, Blob) else 0

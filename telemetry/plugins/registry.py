@@ -26,7 +26,7 @@ from telemetry.errors import (
 from telemetry.plugins.credentials import with_credentials
 from telemetry.plugins.hook_relay import Hooks, hooks_of
 from telemetry.plugins.optional_imports import is_installed
-from telemetry.records import is_sink_name
+from telemetry.records import MEDIA_KINDS, is_sink_name
 from telemetry.redaction import credentials_in, redact, redact_text, remember_credentials
 
 if TYPE_CHECKING:
@@ -68,6 +68,15 @@ class Plugin:
         """Return the required modules that are not installed, without importing any."""
         return [module for module in self.requires if not is_installed(module)]
 
+    @property
+    def media(self) -> tuple[str, ...]:
+        """The kinds of media that the sink shows, of which later versions may know more.
+
+        Raises:
+            PluginError: ``media`` is not a tuple of names.
+        """
+        return _media_of(self.cls, f"sink {self.name!r} of {self.package}")
+
     def option_types(self) -> dict[str, dataclasses.Field[Any]]:
         """Return the options of the sink, keyed by name.
 
@@ -103,6 +112,11 @@ class Sink:
     def title(self) -> str:
         """The name with the package and its version, for error messages."""
         return self.name if self.plugin is None else f"{self.name} of {self.plugin.package}"
+
+    @property
+    def media(self) -> tuple[str, ...]:
+        """The kinds of media that the sink shows; see ``Plugin.media``."""
+        return _media_of(self.instance, f"sink {self.name!r}") if self.plugin is None else self.plugin.media
 
     def redact(self, text: str) -> str:
         """Return a text, such as an error message of the backend, without the credentials among the options."""
@@ -224,6 +238,7 @@ def _select(sink: str | object, options: Mapping[str, Mapping[str, Any]]) -> Sin
         new = Sink(name, {}, None, sink)
     # Fail now, not at the first record hours later.
     new.create()
+    new.media  # noqa: B018 - checks it
     return new
 
 
@@ -252,6 +267,14 @@ def _missing_message(plugin: Plugin, missing: list[str]) -> str:
 
 def _package(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.module
+
+
+def _media_of(sink: object, title: str) -> tuple[str, ...]:
+    kinds = getattr(sink, "media", ())
+    if not isinstance(kinds, list | tuple) or not all(isinstance(kind, str) for kind in kinds):
+        msg = f"{title}: media is {kinds!r}; expected a tuple of kinds: {', '.join(MEDIA_KINDS)}"
+        raise PluginError(msg)
+    return tuple(kinds)
 
 
 def _options(plugin: Plugin, given: Mapping[str, Any]) -> tuple[Any, ...]:

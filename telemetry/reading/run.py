@@ -21,7 +21,23 @@ from telemetry.metrics import UNDECLARED, Metric, direction, possible_streams, s
 from telemetry.plugins.optional_imports import optional_import
 from telemetry.reading.curve import Curve, CurveBuilder
 from telemetry.reading.selection import select_metrics
-from telemetry.records import Alert, AnyRecord, Closed, Media, Resumed, RunRecord, RunUpdate, Scalars, Status, updated
+from telemetry.records import (
+    Alert,
+    AnyRecord,
+    Artifact,
+    Closed,
+    Image,
+    Media,
+    Resumed,
+    RunRecord,
+    RunUpdate,
+    Scalars,
+    Status,
+    Table,
+    Text,
+    updated,
+)
+from telemetry.run_folder.blobs import read_blob
 from telemetry.run_folder.paths import local_path
 from telemetry.run_folder.run_status import RunStatus, run_status
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
@@ -57,6 +73,15 @@ class Run:
     media: list[Media]
     skipped: Skipped
     metrics: Mapping[str, Metric]
+
+    def blob(self, record: Text | Table | Image | Artifact) -> bytes:
+        """Return the content of one of ``media``; a histogram has none.
+
+        Raises:
+            SinkRejected: the content is missing or has changed.
+            OSError: it cannot be read.
+        """
+        return read_blob(self.folder, record.blob)
 
     def frame(self) -> pd.DataFrame:
         """Return the curves as a pandas DataFrame, one row per value.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import atexit
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from telemetry.alerts.detector import Divergence
 from telemetry.cadence import Cadence
@@ -17,7 +17,10 @@ from telemetry.recording.admission import Admission
 from telemetry.recording.arguments import check_metrics
 from telemetry.recording.ending import InterpreterExit, status_after
 from telemetry.recording.journal_thread import JournalThread
-from telemetry.recording.limits import DEFAULT_LIMITS, FLUSH_TIMEOUT
+from telemetry.recording.limits import FLUSH_TIMEOUT
+from telemetry.recording.media_content import Encoded
+from telemetry.recording.media_methods import MediaMethods
+from telemetry.recording.media_recorder import MediaRecorder
 from telemetry.recording.params import plain_params
 from telemetry.recording.record_queue import StreamValuesSource, ValuesSource
 from telemetry.recording.run_closer import RunCloser
@@ -33,7 +36,7 @@ _DRAIN_POLL_INTERVAL = 0.05
 """Poll interval of ``drain`` in seconds."""
 
 
-class MetricBus:
+class MetricBus(MediaMethods):
     """Publish the metrics of a run; returned by ``telemetry.open_run``.
 
     Any thread may call any method. Only ``flush``, ``drain`` and ``close`` block; no method raises because a disk or a
@@ -56,7 +59,8 @@ class MetricBus:
         cadence: Cadence,
         factors: Mapping[str, float],
         drain_timeout: float,
-        close_timeout: float = DEFAULT_LIMITS.close_timeout,
+        close_timeout: float,
+        media: MediaRecorder,
     ) -> None:
         """Publish through a started journal thread.
 
@@ -67,6 +71,7 @@ class MetricBus:
             factors: conversion factors by full name.
             drain_timeout: how long ``close`` waits for the sinks by default, in seconds.
             close_timeout: how long ``close`` waits for the journal thread, in seconds.
+            media: the recorder of texts, tables, images, histograms and artifacts.
         """
         self.folder = folder
         self.cadence = cadence
@@ -74,8 +79,9 @@ class MetricBus:
         self.factors = factors
         self._thread = journal_thread
         self._queue = journal_thread.queue
+        self._media = media
         self._drain_timeout = drain_timeout
-        self._closer = RunCloser(folder, journal_thread, close_timeout)
+        self._closer = RunCloser(folder, journal_thread, media, close_timeout)
         self._admission = Admission(folder, cadence, self._queue)
         self._interpreter_exit = InterpreterExit()
         atexit.register(self._close_at_exit)
@@ -158,14 +164,17 @@ class MetricBus:
 
     def flush(self, timeout: float = FLUSH_TIMEOUT) -> bool:
         """Wait until everything offered so far is durable or lost; return False after ``timeout`` seconds."""
-        return self._admission.is_forked() or self._queue.flush(timeout)
+        if self._admission.is_forked():
+            return True
+        deadline = time.monotonic() + timeout
+        return self._media.flush(timeout) and self._queue.flush(max(0.0, deadline - time.monotonic()))
 
     def drain(self, timeout: float) -> bool:
         """Wait until all sinks have accepted everything offered so far; return False after ``timeout`` seconds."""
         if self._admission.is_forked():
             return True
         deadline = time.monotonic() + timeout
-        if not self._queue.flush(timeout):
+        if not self.flush(timeout):
             return False
         self._thread.supervisor.wake()
         return _wait_accepted(self.folder, self._thread.supervisor.names, self._queue.last_seq, deadline)
@@ -208,6 +217,10 @@ class MetricBus:
         For a process that is told to end; may be called from a signal handler.
         """
         self._closer.limit_drain(seconds)
+
+    def _offer_media(self, name: str, step: int, content: object, encode: Callable[[Any], Encoded]) -> None:
+        if self._admission.admits_process():
+            self._media.offer(name, step, content, encode)
 
     def __enter__(self) -> MetricBus:
         return self

@@ -82,7 +82,7 @@ class JournalThread(threading.Thread):
 
     def run(self) -> None:
         """Process the queue until the run is closed and all its records are durable."""
-        _avoid_preemption()
+        avoid_preemption()
         while not self._closed_appended or self._journal.pending:
             self._write_dequeued()
             now = time.monotonic()
@@ -147,7 +147,7 @@ class JournalThread(threading.Thread):
             self._warn_once("heartbeat", f"cannot write alive.json in {self._folder} ({error})")
 
 
-def _avoid_preemption() -> None:
+def avoid_preemption() -> None:
     """Let this thread, and those it starts, wait for an idle core or their turn instead of preempting another thread.
 
     Otherwise each ``publish`` that wakes it may suspend the training thread, for milliseconds if the cores are busy.

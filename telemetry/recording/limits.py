@@ -23,6 +23,9 @@ class RecordingLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         heartbeat_interval: interval between heartbeats.
         disk_backoff_initial, disk_backoff_max: initial and maximum delays before a failed write is retried.
         close_retry_delay: initial delay before a retry once the run is being closed.
+        media_capacity: maximum number of media (texts, images …) waiting to be written.
+        media_bytes: maximum size of their contents in memory, in bytes; a single larger one is accepted.
+        media_timeout: how long ``close`` waits until they are written.
         close_timeout: how long ``close`` waits for the journal thread, which a hung disk may block forever.
     """
 
@@ -34,6 +37,9 @@ class RecordingLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     disk_backoff_initial: float = 1.0
     disk_backoff_max: float = 30.0
     close_retry_delay: float = 0.1
+    media_capacity: int = 1000
+    media_bytes: int = 256 << 20
+    media_timeout: float = 60.0
     close_timeout: float = FLUSH_TIMEOUT
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from telemetry.alerts.detector import Divergence
 from telemetry.cadence import EVENTS, Cadence
 from telemetry.metrics import Metric
 from telemetry.recording.limits import FLUSH_TIMEOUT
+from telemetry.recording.media_content import Encoded
+from telemetry.recording.media_methods import MediaMethods
 from telemetry.recording.record_queue import StreamValuesSource, ValuesSource
 from telemetry.records import Alert, Level, Status
 from telemetry.run_folder.heartbeat import Counts
 
 
-class NullBus:
+class NullBus(MediaMethods):
     """Answer ``due`` like a ``MetricBus`` with the same cadence, and discard everything; for all ranks but the first.
 
     Args:
@@ -61,6 +64,9 @@ class NullBus:
         """Do nothing; there is no receipt."""
 
     def limit_drain(self, seconds: float) -> None:
+        """Do nothing."""
+
+    def _offer_media(self, name: str, step: int, content: object, encode: Callable[[Any], Encoded]) -> None:
         """Do nothing."""
 
     def __enter__(self) -> NullBus:

@@ -21,6 +21,7 @@ from telemetry.metrics import Metric
 from telemetry.recording.bus import MetricBus
 from telemetry.recording.journal_thread import JournalThread
 from telemetry.recording.limits import DEFAULT_LIMITS, RecordingLimits
+from telemetry.recording.media_recorder import MediaRecorder
 from telemetry.recording.record_appender import RecordAppender
 from telemetry.recording.record_queue import RecordQueue
 from telemetry.recording.run_plan import RunPlan, free_folder, has_run, is_blank, newest_segment, plan_run
@@ -172,6 +173,7 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None, *, skips_rep
         factors=plan.factors,
         drain_timeout=plan.settings.drain_timeout,
         close_timeout=limits.close_timeout,
+        media=MediaRecorder(plan.folder, queue, plan.factors, plan.settings.blobs_mb, limits),
     )
 
 

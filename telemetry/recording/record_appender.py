@@ -20,7 +20,7 @@ from telemetry.recording.record_queue import QueuedRecords, StreamValuesSource
 from telemetry.recording.record_tally import RecordTally
 from telemetry.recording.steps import parse_step
 from telemetry.recording.warn_once import WarnOnce
-from telemetry.records import Alert, AnyMedia, AnyRecord, Media, RunUpdate, Scalars, now_ms
+from telemetry.records import Alert, AnyMedia, AnyRecord, Media, RunUpdate, Scalars, kind_of, now_ms
 from telemetry.redaction import redact, redact_text
 
 _NAMED = 5
@@ -164,6 +164,9 @@ class RecordAppender:
             self.append_numbered(record)
         except ValueError as error:
             self._lose(item, item.streams, "line too long", str(error))
+        else:
+            self._tally.note_step(record.step)
+            self._tally.note_media(kind_of(record))
 
     def _declare(self, metrics: Mapping[str, Metric]) -> None:
         """Append the declarations of metrics that have appeared."""

@@ -97,10 +97,13 @@ class RecordQueue:
         self.tally.lose(len(streams), reason)
         self._warn_once(reason, f"dropping {', '.join(map(str, streams))}: {problem}")
 
-    def put_record(self, kind: str, step: int, record: OtherRecord) -> None:
-        """Enqueue a record of another kind than points; drop and count it if the queue is full or closed."""
+    def put_record(self, kind: str, step: int, record: OtherRecord, *, offered: bool = False) -> None:
+        """Enqueue a record of another kind than points; drop and count it if the queue is full or closed.
+
+        ``offered``: it was counted as offered before.
+        """
         with self._changed:
-            self._enqueue((kind,), step, record)
+            self._enqueue((kind,), step, record, offered=offered)
 
     def _enqueue(
         self,
@@ -109,8 +112,10 @@ class RecordQueue:
         values: StreamValuesSource | OtherRecord,
         *,
         final: bool = False,
+        offered: bool = False,
     ) -> bool:
-        self.tally.offer(len(streams))
+        if not offered:
+            self.tally.offer(len(streams))
         if self._closed is not None or self.tally.unwritten > self._capacity:
             self.tally.lose(len(streams), "queue full" if self._closed is None else "run closed")
             self._warn_dropped(step)

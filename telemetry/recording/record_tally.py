@@ -22,6 +22,7 @@ class RecordTally:
         self.unwritten = 0
         self._offered = self._journaled = self._lost = self._step = 0
         self._dropped: Counter[str] = Counter()
+        self._media: Counter[str] = Counter()
         self._lock = threading.RLock()
 
     def offer(self, records: int) -> None:
@@ -61,6 +62,11 @@ class RecordTally:
         """Register ``step`` as recorded; ``counts`` reports the highest one."""
         self._step = max(self._step, step)
 
+    def note_media(self, kind: str) -> None:
+        """Count a record of media by kind."""
+        with self._lock:
+            self._media[kind] += 1
+
     def counts(self) -> Counts:
         """Return the current numbers."""
         with self._lock:
@@ -70,4 +76,5 @@ class RecordTally:
                 lost=self._lost,
                 step=self._step,
                 dropped=dict(self._dropped),
+                media=dict(self._media),
             )

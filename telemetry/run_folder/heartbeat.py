@@ -27,6 +27,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         step: the highest step recorded.
         dropped: numbers of values and points left out, by reason. A point that lacks only some of its values is not
             lost.
+        media: numbers of the records of texts, tables, images, histograms and artifacts, by kind.
     """
 
     offered: int = 0
@@ -34,6 +35,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     lost: int = 0
     step: int = 0
     dropped: dict[str, int] = {}
+    media: dict[str, int] = {}
 
     def dropped_text(self) -> str:
         """Return what was left out, as a line of text."""

@@ -43,6 +43,7 @@ class SinkProgress(msgspec.Struct, kw_only=True):
         destination: the place where the sink writes.
         view: the URL or command that shows the run there.
         cursors: progress at each destination.
+        media: the kinds of media that the sink shows; None if an earlier version has written the file.
         retries: number of failures so far.
         last_error: message of the last failure.
         last_error_time, updated: times of the last failure and of the last change, in ms since 1970.
@@ -53,6 +54,7 @@ class SinkProgress(msgspec.Struct, kw_only=True):
     destination: str = ""
     view: str = ""
     cursors: dict[str, Cursor] = {}
+    media: tuple[str, ...] | None = None
     retries: Count = 0
     last_error: Annotated[str, msgspec.Meta(max_length=1000)] = ""
     last_error_time: Count = 0

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from typing import ClassVar
 
 from telemetry.errors import SinkUnavailable
 from telemetry.plugins.hookspecs import Opened, hookimpl
-from telemetry.records import Record, RunRecord, Status
+from telemetry.records import MEDIA_KINDS, Record, RunRecord, Status
 
 
 class RecordingSink:
-    """A sink that keeps the records in memory.
+    """A sink that keeps the records in memory; it declares that it shows media of all kinds.
 
     Args:
         name: name of the sink, unique within a run.
@@ -22,6 +23,8 @@ class RecordingSink:
         opened: the run record of each ``sink_open``.
         closed: the status of each ``sink_close``.
     """
+
+    media: ClassVar = MEDIA_KINDS
 
     def __init__(self, name: str = "recording") -> None:
         self.name = name

@@ -18,6 +18,7 @@ from telemetry.plugins.hook_results import check_durable, check_opened
 from telemetry.plugins.registry import Sink
 from telemetry.records import Record, RunRecord, Status
 from telemetry.testing.child import Child
+from telemetry.testing.media import MediaItem
 from telemetry.testing.points import STARTED, Point, difference, points_of, prefix_difference, run_record
 
 EXPECTED_ERRORS = (SinkUnavailable, SinkRejected)
@@ -100,6 +101,21 @@ class Kit:
         """
         msg = f"{type(self).__name__} must define read_back(run, folder), which returns a Point for each point shown"
         raise NotImplementedError(msg)
+
+    def read_back_media(self, run: RunRecord, folder: Path) -> Iterable[MediaItem]:
+        """Return what the backend shows of the kinds in the attribute ``media`` of the sink, in any order.
+
+        The arguments are those of ``read_back``.
+        """
+        msg = (
+            f"{type(self).__name__} must define read_back_media(run, folder), which returns a MediaItem for each text, "
+            "table, image … shown, because the sink declares `media`"
+        )
+        raise NotImplementedError(msg)
+
+    def shown_media(self, item: MediaItem) -> MediaItem:
+        """Return an item as shown by the backend, for example with the text of a table."""
+        return item
 
     def make_elsewhere(self, folder: Path) -> object | None:  # noqa: ARG002 - for overriding methods
         """Return an instance that writes the run in ``folder`` to another destination.

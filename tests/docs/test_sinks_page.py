@@ -36,7 +36,16 @@ def test_the_options_on_the_command_line_of_the_page_are_accepted() -> None:
 
 
 def test_every_built_in_sink_has_a_column_on_the_page_and_a_row_in_the_readme() -> None:
-    (head,) = re.findall(r"^\| \| (TensorBoard .*) \|$", PAGE, re.MULTILINE)
-    assert head.split(" | ") == ["TensorBoard", "Weights & Biases", "MLflow"]
+    assert set(re.findall(r"^\| \| (TensorBoard .*) \|$", PAGE, re.MULTILINE)) == {
+        "TensorBoard | Weights & Biases | MLflow"
+    }
     section = README.partition("## Where the curves go")[2].partition("\n## ")[0]
     assert tuple(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == SINKS
+
+
+def test_the_page_states_which_media_each_sink_shows() -> None:
+    section = PAGE.partition("## Texts, tables, images")[2].partition("\n## ")[0]
+    for kind in ("text", "table", "image", "histogram", "artifact"):
+        (row,) = re.findall(rf"^\| {kind} \| (.*) \|$", section, re.MULTILINE)
+        for sink, cell in zip(SINKS, row.split(" | "), strict=True):
+            assert (kind in load(sink).media) == (cell != "not shown"), f"{kind} in {sink}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page
 
-from support import mlflow_kit, tensorboard_kit
+from support import media_records, mlflow_kit, tensorboard_kit
 from support.browser import open_browser
 from support.ports import free_port
 from telemetry import Metric
@@ -45,20 +46,57 @@ def test_the_link_to_a_run_in_tensorboard_opens_one_chart_per_quantity(tmp_path:
     sink.sink_write(
         [tensorboard_kit.scalars(n, 200, stream, loss=2.0, E_rmse=n) for n, stream in enumerate(streams, 1)]
     )
-    port = free_port()
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path / "tensorboard"), "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            link = urlsplit(opened.view.splitlines()[-1])._replace(netloc=f"127.0.0.1:{port}")
-            _open(page, link.geturl())
-            cards = page.locator("scalar-card")
-            cards.nth(1).get_by_text("val", exact=True).wait_for(timeout=60_000)
-            loss, energy = ("".join(card.inner_text().split()) for card in cards.all()[:2])  # names are wrapped
-        finally:
-            process.kill()
+    with _tensorboard(tmp_path / "tensorboard") as port:
+        link = urlsplit(opened.view.splitlines()[-1])._replace(netloc=f"127.0.0.1:{port}")
+        _open(page, link.geturl())
+        cards = page.locator("scalar-card")
+        cards.nth(1).get_by_text("val", exact=True).wait_for(timeout=60_000)
+        loss, energy = ("".join(card.inner_text().split()) for card in cards.all()[:2])  # names are wrapped
     assert "1overall/1loss" in loss
     assert "1overall/2E_rmse[kcal/mol]" in energy
     assert energy.endswith("train12000train_window22000val32000")  # stream, value, step, relative time
+
+
+def test_images_in_mlflow_are_shown_next_to_the_curves(tmp_path: Path, page: Page) -> None:
+    folder = tmp_path / "run"
+    with mlflow_kit.Server(tmp_path) as server:
+        sink, opened = mlflow_kit.open_sink(folder, run_record("water"), tracking_uri=server.start())
+        images = [media_records.image(folder, seq) for seq in (1, 2)]
+        sink.sink_write([*images, scalars(3, None, "val", loss=1.0)])
+        page.goto(opened.view)
+        slider = page.get_by_role("slider").first
+        slider.wait_for(timeout=30_000)
+        # It stands at iteration 0 at first.
+        slider.press("ArrowRight")
+        page.wait_for_function("document.querySelector('.ant-image img, img[src*=artifact]')?.naturalWidth == 3")
+
+
+def test_images_and_histograms_in_tensorboard_are_shown_below_the_curves(tmp_path: Path, page: Page) -> None:
+    sink, opened = tensorboard_kit.open_sink(tmp_path)
+    sink.sink_write([*media_records.one_of_each(tmp_path), tensorboard_kit.scalars(6, stream="val", loss=2.0)])
+    with _tensorboard(tmp_path / "tensorboard") as port:
+        link = urlsplit(opened.view.splitlines()[-1])._replace(netloc=f"127.0.0.1:{port}")
+        _open(page, link.geturl())
+        page.locator("scalar-card").wait_for(timeout=60_000)
+        for card, name in (("histogram-card", "val/residuals"), ("image-card", "val/parity/E")):
+            assert name in "".join(page.locator(card).inner_text().split())
+        page.wait_for_function("document.querySelector('image-card img')?.naturalWidth == 3")
+        page.goto("about:blank")
+        _open(page, link._replace(fragment="text").geturl())
+        page.get_by_text("tag: val/errors").wait_for(timeout=60_000)
+        assert page.get_by_text("a|b", exact=True).count() > 0
+
+
+@contextmanager
+def _tensorboard(folder: Path) -> Iterator[int]:
+    """Run TensorBoard, and yield its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield port
+        finally:
+            process.kill()
 
 
 def _open(page: Page, url: str) -> None:

@@ -5,6 +5,7 @@ Only public names, commands and files are used, so the tests do not depend on th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from support.golden_runs import (
@@ -28,7 +30,22 @@ from support.golden_runs import (
     output_of,
 )
 from telemetry import Alert, JournalError, RunExists, Settings, open_run, read_header, read_receipt, read_run
-from telemetry.sink_api import Opened, Record, Resumed, Scalars, hookimpl
+from telemetry.journal.codec import Unknown
+from telemetry.sink_api import (
+    Artifact,
+    Closed,
+    Histogram,
+    Image,
+    Opened,
+    Record,
+    Resumed,
+    RunRecord,
+    Scalars,
+    Table,
+    Text,
+    hookimpl,
+    read_blob,
+)
 from telemetry.testing import RecordingSink
 
 SKIPPED = ("damaged", "lost", "repeated", "superseded", "unknown", "segments")
@@ -42,6 +59,7 @@ STATES = {
     "swept": "finished",
     "evaluated": "finished",
     "large": "finished",
+    "media": "finished",
 }
 PLUGIN = """
 from telemetry import Opened, hookimpl
@@ -209,6 +227,62 @@ class TestReading:
         assert [(s.name, s.delivered, s.pending) for s in read_receipt(folder_of(runs, "trained")).sinks] == [
             ("tensorboard", 24, 0)
         ]
+
+
+class TestMedia:
+    def test_read_run_returns_the_records_that_are_not_superseded_with_their_contents(self, runs: Path) -> None:
+        run = read_run(runs / "media")
+        found = [[type(r).__name__.lower(), r.name, r.step, getattr(r, "blob", None), r.seq] for r in run.media]
+        assert [[*rest, blob and blob.sha256, seq] for *rest, blob, seq in found] == expected("media")["media"]
+        assert {step for _, _, step, _, seq in found if seq < 10**9} == {20}
+        for *_, blob, _ in found:
+            if blob is not None:
+                assert hashlib.sha256(read_blob(run.folder, blob)).hexdigest() == blob.sha256
+        assert len(read_run(runs / "media", superseded=True).media) == len(found) + 6
+        assert read_run(runs / "media", metrics=["val/loss"]).media == run.media
+
+    def test_the_contents_are_as_they_were_recorded(self, runs: Path) -> None:
+        text, table, image, values, bins, weights = read_run(runs / "media").media[-6:]
+        assert isinstance(text, Text)
+        assert read_run(runs / "media").blob(text).decode() == "# Notes\n\n* second `40` é"
+        assert isinstance(table, Table)
+        assert json.loads(read_blob(runs / "media", table.blob)) == {
+            "columns": ["element", "RMSE", "atoms"],
+            "rows": [["H", 0.5, 12], ["C", "NaN", 3], ["second", None, True]],
+        }
+        assert isinstance(image, Image)
+        assert (image.width, image.height, image.caption) == (3, 2, "parity of energy, second")
+        assert isinstance(values, Histogram)
+        assert (values.edges[0], values.edges[-1], sum(values.counts)) == (0, pytest.approx(23.0605478), 3)
+        assert isinstance(bins, Histogram)
+        assert (bins.edges, bins.counts) == ([-1, 0, 2], [3, 40])
+        assert isinstance(weights, Artifact)
+        assert (weights.file, weights.type) == ("weights.pt", "model")
+
+    def test_parameters_added_by_the_newest_attempt_only_are_part_of_its_header(self, runs: Path) -> None:
+        assert read_run(runs / "media").header.params["seed"] == 7
+
+    def test_a_version_without_these_kinds_skips_their_records(self, runs: Path) -> None:
+        known = msgspec.json.Decoder(RunRecord | Scalars | Alert | Resumed | Closed)
+        lines = (runs / "media" / "journal-1.jsonl").read_bytes().splitlines(keepends=True)
+        unknown = [line for line in lines if not _decodes(known, line)]
+        # All that such a version uses of them.
+        assert [msgspec.json.decode(line, type=Unknown).kind for line in unknown] == [
+            "text",
+            "table",
+            "image",
+            "histogram",
+            "histogram",
+            "artifact",
+        ]
+
+
+def _decodes(decoder: msgspec.json.Decoder[Any], line: bytes) -> bool:
+    try:
+        decoder.decode(line)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 class TestCommands:

@@ -150,7 +150,7 @@ def test_a_key_unlike_any_other_is_rejected_with_all_valid_ones(key: Any) -> Non
         Settings.parse({key: {}})
     assert str(raised.value) == (
         f"unknown key telemetry.{key}; known keys: sinks, every, events, dir, mode, delivery, poll, "
-        "hook_timeout, drain_timeout, linger, on_divergence, watch, tensorboard, wandb"
+        "hook_timeout, drain_timeout, linger, blobs_mb, on_divergence, watch, tensorboard, wandb"
     )
 
 

@@ -14,8 +14,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from telemetry import Metric, RunRecord, Status
-from telemetry.sink_api import Opened, Record, Resumed, Scalars, SinkRejected, SinkUnavailable, backend_errors, hookimpl
-from telemetry.testing import Point, SinkContract
+from telemetry.records import kind_of
+from telemetry.sink_api import (
+    Blob,
+    Histogram,
+    Media,
+    Opened,
+    Record,
+    Resumed,
+    Scalars,
+    SinkRejected,
+    SinkUnavailable,
+    backend_errors,
+    hookimpl,
+    read_blob,
+)
+from telemetry.testing import MediaItem, Point, SinkContract
 
 Line = dict[str, Any]
 
@@ -68,6 +82,68 @@ class LinesSink:
     def append(self, lines: list[Line]) -> None:
         with self.path.open("ab") as file:
             file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+
+
+class MediaSink(LinesSink):
+    """A sink that fulfills the contract, and shows media of all kinds."""
+
+    media: ClassVar[tuple[str, ...]] = ("text", "table", "image", "histogram", "artifact")
+    folder = Path()
+
+    @hookimpl
+    def sink_open(self, run: RunRecord, folder: Path) -> Opened:
+        self.folder = folder
+        return super().sink_open(run, folder)
+
+    def lines(self, record: Record) -> Iterator[Line]:
+        if isinstance(record, Media):
+            # Contents as texts of JSON.
+            yield {"seq": record.seq, "media": [kind_of(record), record.name, record.step, self.content(record)]}
+        yield from super().lines(record)
+
+    def content(self, record: Media) -> str:
+        if isinstance(record, Histogram):
+            return json.dumps([record.edges, record.counts])
+        return self.read(record.blob).decode("latin-1")  # type: ignore[attr-defined]
+
+    def read(self, blob: Blob) -> bytes:
+        return read_blob(self.folder, blob)
+
+
+class CutsContents(MediaSink):
+    def content(self, record: Media) -> str:
+        return super().content(record)[:10]
+
+
+class TrustsContents(MediaSink):
+    def read(self, blob: Blob) -> bytes:
+        path = self.folder / "blobs" / blob.file
+        return path.read_bytes() if path.exists() else b""
+
+
+class KeepsSupersededMedia(MediaSink):
+    """A sink that removes points at a resume, but not media."""
+
+
+class ForgetsMedia(MediaSink):
+    """A sink that buffers media until the end, but not points."""
+
+    def __init__(self, options: LinesSink.Options) -> None:
+        super().__init__(options)
+        self.pending: list[Line] = []
+
+    def append(self, lines: list[Line]) -> None:
+        self.pending += [line for line in lines if "media" in line]
+        super().append([line for line in lines if "media" not in line])
+
+    @hookimpl
+    def sink_close(self, status: Status) -> None:
+        LinesSink.append(self, self.pending)
+        self.pending = []
+
+
+class Misnames(MediaSink):
+    media = ("picture",)
 
 
 class LosesTheLast(LinesSink):
@@ -413,8 +489,29 @@ class Contract(SinkContract):
             ]
         return out
 
+    def read_back_media(self, run: RunRecord, folder: Path) -> Iterable[MediaItem]:
+        out: list[MediaItem] = []
+        for text in (folder / LinesSink.Options.file).read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            if "resumed" in line and os.environ["CONTRACT_SINK"] != "KeepsSupersededMedia":
+                out = [item for item in out if item.step <= line["resumed"]]
+            if "media" in line:
+                out.append(_item(*line["media"]))
+        return out
+
     def outages(self, folder: Path) -> list[AbstractContextManager[None]]:
         return [a_folder_in_place_of(folder / LinesSink.Options.file)]
+
+
+def _item(kind: str, name: str, step: int, content: str) -> MediaItem:
+    data: Any = content.encode("latin-1")
+    if kind == "text":
+        data = data.decode()
+    elif kind in {"table", "histogram"} and content.endswith(("}", "]")):
+        decoded = json.loads(data)
+        parts = decoded.values() if isinstance(decoded, dict) else decoded
+        data = tuple(tuple(tuple(row) if isinstance(row, list) else row for row in part) for part in parts)
+    return MediaItem(kind, name, step, data)
 
 
 @contextmanager

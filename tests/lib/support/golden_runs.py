@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from telemetry import Metric
 
 V1 = Path(__file__).parents[2] / "data" / "golden-runs" / "v1"
-NAMES = ("water", "killed", "trained", "reporting", "skipping", "scheduled", "swept", "evaluated", "large")
+NAMES = ("water", "killed", "trained", "reporting", "skipping", "scheduled", "swept", "evaluated", "large", "media")
 
 ENERGY: dict[str, Any] = {"unit": "kcal/mol", "source_unit": "eV/particle"}
 METRICS = {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from telemetry.recording.png import encode_image
 from telemetry.sink_api import Artifact, Blob, Histogram, Image, Media, Table, Text
 from telemetry.testing.points import STARTED
 
@@ -21,13 +22,9 @@ WEIGHTS = bytes(range(256)) * 10
 
 def png(width: int = 3, height: int = 2, shade: int = 200) -> bytes:
     """Return a gray image."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    lines = (b"\0" + bytes([shade]) * width) * height
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    content = encode_image("", np.full((height, width), shade, np.uint8)).content
+    assert isinstance(content, bytes)
+    return content
 
 
 def blob(folder: Path, content: bytes, suffix: str = "") -> Blob:

@@ -6,8 +6,10 @@ Only ``shared_template`` needs more than mlflow-skinny.
 from __future__ import annotations
 
 import contextlib
+import csv
 import functools
 import html
+import io
 import math
 import os
 import re
@@ -31,7 +33,7 @@ from sinks.mlflow.tags import run_key
 from support.ports import free_port
 from telemetry import RunRecord
 from telemetry.sink_api import Opened
-from telemetry.testing import Point
+from telemetry.testing import MediaItem, Point
 from telemetry.testing.points import run_record
 
 # Issued by SQLAlchemy 2.1 for MLflow's own tables.
@@ -136,6 +138,43 @@ def points(client: Any, run: Any) -> Iterator[Point]:
                 sign = signs.get((step, when))
                 original = value if sign is None else math.copysign(math.inf, sign)
                 yield Point(name, step, original, when, units.get(name, "1"))
+
+
+def artifact_files(client: Any, run_id: str, path: str | None = None) -> dict[str, bytes]:
+    """Return the content of each artifact of a run, by path."""
+    found: dict[str, bytes] = {}
+    for each in client.list_artifacts(run_id, path):
+        if each.is_dir:
+            found |= artifact_files(client, run_id, each.path)
+        else:
+            found[each.path] = Path(client.download_artifacts(run_id, each.path)).read_bytes()
+    return found
+
+
+def media_items(client: Any, run: Any) -> Iterator[MediaItem]:
+    """Yield the media of a run; all values of tables are texts."""
+    for path, content in artifact_files(client, run.info.run_id).items():
+        kind, _, rest = path.partition("/")
+        if kind == "images":
+            key, _, step, *_ = rest.split("+")
+            if "+compressed" not in rest:
+                yield MediaItem("image", key.replace("~", "/"), int(step), content)
+        else:
+            where = rest.rpartition("/")[0] if kind == "artifacts" else rest
+            name, _, last = where.rpartition("/")
+            yield MediaItem(kind[:-1], name, int(last.partition("-")[0]), _media_content(kind, content))
+
+
+def _media_content(kind: str, content: bytes) -> Any:
+    if kind == "texts":
+        return content.decode()
+    if kind == "artifacts":
+        return content
+    head, *rows = csv.reader(io.StringIO(content.decode()))
+    if kind == "tables":
+        return tuple(head), tuple(map(tuple, rows))
+    bins = [tuple(map(float, row)) for row in rows]
+    return (*(row[0] for row in bins), bins[-1][1]), tuple(row[2] for row in bins)
 
 
 def shown_units(run: Any) -> dict[str, str]:

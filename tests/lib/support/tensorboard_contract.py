@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import html
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
@@ -15,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as ServerAccumulator
+from tensorboard.util.tensor_util import make_ndarray
 
 from sinks.tensorboard import event_files
 from sinks.tensorboard.run_files import folder_name
@@ -22,7 +26,7 @@ from sinks.tensorboard.sink import TensorBoardSink
 from telemetry import Record
 from telemetry.run_folder import atomic_write
 from telemetry.sink_api import stream_of
-from telemetry.testing import Point
+from telemetry.testing import MediaItem, Point
 from telemetry.testing.kit import Kit
 
 
@@ -52,6 +56,23 @@ class TensorBoardKit(Kit):
             for event in accumulator.Scalars(tag):
                 yield Point(tag, event.step, event.value, round(event.wall_time * 1000), unit)
 
+    def read_back_media(self, folder: Path) -> Iterable[MediaItem]:  # type: ignore[override] # as read_back
+        """Read what the server's own loader shows in the folders of the streams."""
+        for path in (path for path in (folder / "tensorboard").iterdir() if path.is_dir()):
+            accumulator = ServerAccumulator(str(path), tensor_size_guidance=dict.fromkeys(_SHOWN, 0)).Reload()
+            for tag in accumulator.Tags()["tensors"]:
+                plugin = accumulator.SummaryMetadata(tag).plugin_data.plugin_name
+                for event in accumulator.Tensors(tag) if plugin in _SHOWN else ():
+                    kind, content = _SHOWN[plugin](make_ndarray(event.tensor_proto))
+                    yield MediaItem(kind, tag, event.step, content)
+
+    def shown_media(self, item: MediaItem) -> MediaItem:
+        """Return numbers in tables as text."""
+        if item.kind != "table":
+            return item
+        head, rows = item.content
+        return item._replace(content=(head, tuple(tuple(map(str, row)) for row in rows)))
+
     def check_shows(self, folder: Path, records: Iterable[Record], remedy: str) -> None:
         """Check the overlay of the streams, too: it must contain the same points."""
         super().check_shows(folder, records, remedy)
@@ -68,6 +89,26 @@ class TensorBoardKit(Kit):
                     (path.name, e.step, str(e.value), round(e.wall_time * 1000)) for e in accumulator.Scalars(tag)
                 )
         return found
+
+
+def _text_or_table(array: Any) -> tuple[str, Any]:
+    text = array.item().decode()
+    if not text.startswith("| "):
+        return "text", text
+    cells = [[_unescaped(cell) for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines()]
+    return "table", (tuple(cells[0]), tuple(map(tuple, cells[2:])))
+
+
+def _unescaped(cell: str) -> str:
+    return html.unescape(re.sub(r"\\(.)", r"\1", cell.strip()))
+
+
+_SHOWN: dict[str, Callable[[Any], tuple[str, Any]]] = {
+    "text": _text_or_table,
+    "images": lambda array: ("image", array[2]),
+    "histograms": lambda array: ("histogram", ((*array[:, 0], array[-1, 1]), tuple(array[:, 2]))),
+}
+"""Kind and content by plugin."""
 
 
 def replace_os(patch: pytest.MonkeyPatch, fake: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sinks.wandb.sink import WandbSink
 from sinks.wandb.timeouts import Timeouts
 from telemetry import RunRecord
 from telemetry.sink_api import Opened, Record
-from telemetry.testing import Point, run_record
+from telemetry.testing import MediaItem, Point, run_record
 
 CORE = Path(wandb.__file__).parent / "bin" / "wandb-core"
 SINK_KEYS = {"trainer/iteration", "telemetry/seq", "telemetry/attempt"}
@@ -80,8 +81,64 @@ def points(history: Iterable[Mapping[str, Any]], units: Mapping[str, str]) -> li
         )
         for row in history
         for name, value in row.items()
-        if name not in SINK_KEYS and not name.startswith(("_", "best/"))
+        if name not in SINK_KEYS and not name.startswith(("_", "best/", *media_keys(row)))
     ]
+
+
+def media_keys(row: Mapping[str, Any]) -> list[str]:
+    """Return the keys of media in a row, which wandb-core flattens in files."""
+    flat = [name.removesuffix("_type") for name in row if name.endswith("._type")]
+    return [*flat, *(name for name, value in row.items() if isinstance(value, dict))]
+
+
+def media_items(folder: Path, history: Iterable[Mapping[str, Any]]) -> Iterator[MediaItem]:
+    """Yield the media in history rows, whose contents are in the local files of the run in a folder."""
+    for row in history:
+        for key in media_keys(row):
+            name = key.removesuffix(".")
+            found = row.get(name) or {k.removeprefix(key): v for k, v in row.items() if k.startswith(key)}
+            yield MediaItem(
+                _KINDS[found["_type"]], name, row["trainer/iteration"], _CONTENTS[found["_type"]](folder, found)
+            )
+
+
+def artifact_items(folder: Path) -> Iterator[MediaItem]:
+    """Yield the artifacts in the files of a run, except for those of tables; W&B adds no version of equal content."""
+    known = set()
+    for each in records(folder, "artifact"):
+        if each["type"] != "run_table" and (each["name"], each["digest"]) not in known:
+            known.add((each["name"], each["digest"]))
+            (alias,) = (alias for alias in each["aliases"] if alias != "latest")
+            (file,) = each["manifest"]["contents"]
+            name = each["name"].removesuffix(f"-{each['run_id']}")
+            step = int(alias.removeprefix("iteration-"))
+            yield MediaItem("artifact", name, step, Path(file["local_path"]).read_bytes())
+
+
+_KINDS = {"html-file": "text", "table-file": "table", "image-file": "image", "histogram": "histogram"}
+
+
+def _stored(folder: Path, medium: Mapping[str, Any]) -> bytes:
+    # After a kill there may be two; the path contains the checksum.
+    return next((folder / "wandb").glob(f"*run-*/files/{medium['path']}")).read_bytes()
+
+
+def _text(folder: Path, medium: Mapping[str, Any]) -> str:
+    shown = _stored(folder, medium).decode()
+    return html.unescape(shown.partition('pre-wrap">')[2].removesuffix("</pre>"))
+
+
+def _table(folder: Path, medium: Mapping[str, Any]) -> tuple[Any, ...]:
+    table = json.loads(_stored(folder, medium))
+    return tuple(table["columns"]), tuple(map(tuple, table["data"]))
+
+
+_CONTENTS: dict[str, Callable[[Path, Mapping[str, Any]], Any]] = {
+    "html-file": _text,
+    "table-file": _table,
+    "image-file": _stored,
+    "histogram": lambda _, medium: (tuple(medium["bins"]), tuple(medium["values"])),
+}
 
 
 def open_sink(

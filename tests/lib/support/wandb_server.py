@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,33 @@ from typing import Any
 ENTITY = "chemists"
 KEY = "0123456789" * 4
 HISTORY = "wandb-history.jsonl"
+_ARTIFACT = {
+    "__typename": "Artifact",
+    "id": "a",
+    "state": "COMMITTED",
+    "artifactSequence": {
+        "__typename": "ArtifactSequence",
+        "id": "s",
+        "name": "weights",
+        "latestArtifact": None,
+        "project": {"id": "p", "internalId": "1", "name": "p", "entity": {"name": ENTITY}},
+    },
+    "artifactType": {"name": "model"},
+    "versionIndex": 0,
+    "description": None,
+    "metadata": "{}",
+    "ttlDurationSeconds": 0,
+    "ttlIsInherited": False,
+    "tags": [],
+    "historyStep": None,
+    "size": 1,
+    "digest": "d",
+    "commitHash": None,
+    "fileCount": 1,
+    "createdAt": "2026-01-01T00:00:00",
+    "updatedAt": None,
+}
+"""The answer for every artifact, as if the server had this version already, so that nothing is uploaded."""
 
 
 @dataclass
@@ -184,13 +212,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _graphql(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         found = re.search(r"(?:query|mutation)\s+(\w+)", query)
         operation = found[1] if found else ""
-        answers = {
+        answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "UpsertBucket": self._upsert,
             "RunResumeStatus": self._resume_status,
             "NotifyScriptableRunAlert": self._alert,
             "SweepWithRuns": self._sweep,
             "CreateAgent": lambda variables: {"createAgent": {"agent": {"id": variables["sweep"]}}},
             "Heartbeat": self._heartbeat,
+            "ArtifactType": lambda _: {"project": {"artifact": None}},
+            "ArtifactByID": lambda _: {"artifact": _ARTIFACT},
+            "CreateArtifact": lambda _: {"createArtifact": {"artifact": _ARTIFACT}},
         }
         if operation in answers:
             return answers[operation](variables)

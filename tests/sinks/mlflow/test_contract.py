@@ -18,6 +18,7 @@ from support.mlflow_kit import (
     client_of,
     copy_store,
     find_runs,
+    media_items,
     points,
     quiet,
     shared_server,
@@ -25,7 +26,7 @@ from support.mlflow_kit import (
 )
 from support.retries import RetryingSink
 from telemetry import RunRecord
-from telemetry.testing import Point, SinkContract
+from telemetry.testing import MediaItem, Point, SinkContract
 from telemetry.testing.content_checks import ContentChecks
 from telemetry.testing.fault_checks import FaultChecks
 from telemetry.testing.kit import Kit
@@ -47,6 +48,19 @@ class MlflowKit(Kit):
             for found in find_runs(client, run):
                 if self.is_in(client, found, folder):
                     yield from points(client, found)
+
+    def read_back_media(self, run: RunRecord, folder: Path) -> Iterable[MediaItem]:
+        with quiet():
+            client = self.client(folder)
+            for found in find_runs(client, run):
+                if self.is_in(client, found, folder):
+                    yield from media_items(client, found)
+
+    def shown_media(self, item: MediaItem) -> MediaItem:
+        if item.kind != "table":
+            return item
+        head, rows = item.content
+        return item._replace(content=(head, tuple(tuple(map(str, row)) for row in rows)))
 
     def client(self, folder: Path) -> Any:
         raise NotImplementedError

@@ -25,7 +25,8 @@ def messages(count: int, shortest: int, longest: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("count", "shortest", "longest"), [(0, 4, 4), (1, 0, 0), (3, 1, 60), (300, 20, 30), (300, 4, 9), (300, 0, 9)]
+    ("count", "shortest", "longest"),
+    [(0, 4, 4), (1, 0, 0), (3, 1, 60), (300, 20, 30), (300, 4, 9), (300, 0, 9), (9, 10_000, 40_000), (1, 16384, 16384)],
 )
 def test_checksums_are_those_of_tfrecords(count: int, shortest: int, longest: int) -> None:
     found = messages(count, shortest, longest)

@@ -15,11 +15,11 @@ from sinks.wandb.sink import WandbSink
 from sinks.wandb.timeouts import Timeouts
 from support.fake_wandb import FAILURES, FakeWandb, install
 from support.retries import retry
-from support.wandb_kit import config, points, rows
-from support.wandb_server import Fault, WandbServer
+from support.wandb_kit import artifact_items, config, media_items, points, rows
+from support.wandb_server import Fault, Run, WandbServer
 from telemetry import RunRecord, Status
 from telemetry.sink_api import Opened, Record, SinkUnavailable, hookimpl
-from telemetry.testing import Point, SinkContract
+from telemetry.testing import MediaItem, Point, SinkContract
 from telemetry.testing.content_checks import ContentChecks
 from telemetry.testing.fault_checks import FaultChecks
 from telemetry.testing.kit import Kit
@@ -39,6 +39,9 @@ class WandbKit(Kit):
     durable_on_write = False
     rewinds = "kept"
 
+    def shown_media(self, item: MediaItem) -> MediaItem:
+        return item._replace(name=item.name.replace("/", "-")) if item.kind == "artifact" else item
+
 
 class OfflineKit(WandbKit):
     # `wandb clean` may have removed files with rows.
@@ -46,6 +49,9 @@ class OfflineKit(WandbKit):
 
     def read_back(self, folder: Path) -> list[Point]:
         return points(rows(folder), config(folder).get("telemetry/units", {}))
+
+    def read_back_media(self, folder: Path) -> list[MediaItem]:
+        return [*media_items(folder, rows(folder)), *artifact_items(folder)]
 
 
 class TestOffline(OfflineKit, SinkContract):
@@ -87,15 +93,23 @@ class TestOnline(WandbKit, SinkContract):
     def with_timeouts(self, options: WandbSink.Options) -> WandbSink:
         sink = WandbSink(options)
         sink.timeouts = self.timeouts
+        # The server does not store the artifacts.
+        sink.media = tuple(kind for kind in sink.media if kind != "artifact")
         return sink
 
     def read_back(self, run: RunRecord, folder: Path) -> list[Point]:
-        found = [
+        found = self._runs(run)
+        return [p for each in found for p in points(each.history, each.config["telemetry/units"]["value"])]
+
+    def read_back_media(self, run: RunRecord, folder: Path) -> list[MediaItem]:
+        return [item for each in self._runs(run) for item in media_items(folder, each.history)]
+
+    def _runs(self, run: RunRecord) -> list[Run]:
+        return [
             each
             for (project, _), each in self.server.runs.items()
             if project != "elsewhere" and identity(run).items() <= each.config["telemetry/run"]["value"].items()
         ]
-        return [p for each in found for p in points(each.history, each.config["telemetry/units"]["value"])]
 
     def outages(self, folder: Path) -> Iterable[AbstractContextManager[None]]:
         return [self._fault(Fault(how)) for how in (401, 404, 500, "cut")]

@@ -37,6 +37,15 @@ def test_neither_a_hook_that_returns_in_time_nor_the_time_between_hooks_is_repor
     assert reports == []
 
 
+def test_a_hook_may_have_a_multiple_of_the_time(reports: list[str]) -> None:
+    with watchdog(0.05, reports) as dog:
+        with dog.hook(timeouts=100):
+            threading.Event().wait(0.3)
+        assert reports == []
+        with dog.hook():
+            assert eventually(lambda: reports)
+
+
 def test_a_hook_that_raises_has_returned(reports: list[str]) -> None:
     with watchdog(0.1, reports) as dog:
         with pytest.raises(RuntimeError), dog.hook():

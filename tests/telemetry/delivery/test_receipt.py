@@ -16,11 +16,12 @@ from telemetry.delivery.receipt import read_receipt, receipt
 from telemetry.journal.codec import encode
 from telemetry.journal.reader import Skipped
 from telemetry.journal.segments import segment_path
-from telemetry.records import SEQ_PER_SEGMENT, Closed
+from telemetry.records import MEDIA_KINDS, SEQ_PER_SEGMENT, Closed
 from telemetry.run_folder.heartbeat import Counts, Heartbeat, write_heartbeat
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.process_identity import current_process
 from telemetry.run_folder.sink_progress import Cursor, SinkProgress, write_progress
+from telemetry.testing import media_sample
 
 
 def sink(folder: Path, name: str, accepted: int, rejected: int = 0, **fields: object) -> None:
@@ -222,6 +223,37 @@ def test_the_receipt_of_the_writer_equals_the_one_read_from_the_journal(tmp_path
     counts = Counts(offered=6, journaled=5, lost=1, step=5)
     write_heartbeat(tmp_path, Heartbeat(trainer=current_process(), attempt=1, beat=-1, counts=counts))
     assert receipt(tmp_path, counts) == read_receipt(tmp_path)
+
+
+def test_media_that_a_sink_does_not_show_are_stated(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    media = [*media_sample(tmp_path / "run", 1), *media_sample(tmp_path / "run", 6)]
+    write(tmp_path / "run", 0, [*media, Closed(seq=11, time=1, status="finished")])
+    sink(tmp_path / "run", "all", 10, media=MEDIA_KINDS)
+    sink(tmp_path / "run", "none", 10, media=())
+    sink(tmp_path / "run", "old", 10)
+    sink(tmp_path / "run", "some", 10, media=("text", "image", "artifact", "video"))
+    numbers = dict.fromkeys(MEDIA_KINDS, 2)
+    counts = Counts(offered=10, journaled=10, step=100, media=numbers)
+    write_heartbeat(tmp_path / "run", Heartbeat(trainer=current_process(), attempt=1, beat=-1, counts=counts))
+    got = receipt(tmp_path / "run", counts)
+    assert got == read_receipt(tmp_path / "run")
+    assert {each.name: list(each.not_shown) for each in got.sinks} == {
+        "all": [],
+        "none": list(MEDIA_KINDS),
+        "old": [],
+        "some": ["table", "histogram"],
+    }
+    assert "    2 tables and 2 histograms not shown: some does not support them" in str(got)
+    texts = "2 texts, 2 tables, 2 images, 2 histograms and 2 artifacts not shown: none does not support them"
+    assert f"      {texts}" in str(got).splitlines()
+
+
+def test_superseded_media_are_not_counted(tmp_path: Path) -> None:
+    write(tmp_path, 0, media_sample(tmp_path, 1, step=20))
+    write(tmp_path, 1, [resumed(1, 10)])
+    sink(tmp_path, "none", 5, media=())
+    assert [each.not_shown for each in read_receipt(tmp_path).sinks] == [{}]
 
 
 def test_the_writer_does_not_read_its_journal(tmp_path: Path) -> None:

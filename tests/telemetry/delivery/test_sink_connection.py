@@ -13,7 +13,7 @@ from telemetry.delivery.sink_connection import SinkConnection
 from telemetry.errors import PluginError, SinkRejected, SinkUnavailable
 from telemetry.plugins.registry import Plugin, Sink
 from telemetry.records import AnyRecord, Closed
-from telemetry.sink_api import Opened, hookimpl
+from telemetry.sink_api import Artifact, Blob, Opened, hookimpl
 
 RECORDS: list[AnyRecord] = [testing.scalars(seq) for seq in range(1, 2501)]
 CLOSED = Closed(seq=9, time=1234, status="failed", reason="out of memory")
@@ -47,6 +47,22 @@ def test_opening_passes_the_run_and_returns_the_position_of_the_sink(run: HandMa
     assert connection.open() == Opened("memory", 7)
     assert connection.is_open
     assert [opened.run_id for opened in backend.runs] == [run_record(run.folder).run_id]
+
+
+def test_large_contents_are_offered_in_calls_of_their_own(connection: SinkConnection, backend: Backend) -> None:
+    pending = [
+        *RECORDS[:2],
+        *(artifact(seq, megabytes) for seq, megabytes in enumerate([10, 5, 2, 2000], 3)),
+        *RECORDS[6:10],
+    ]
+    while pending:
+        del pending[: len(connection.write(pending).records)]
+    assert backend.calls == [4, 1, 1, 4]
+
+
+def artifact(seq: int, megabytes: int) -> Artifact:
+    blob = Blob(sha256="0" * 64, size=megabytes * 10**6)
+    return Artifact(seq=seq, time=0, name="best/weights", step=seq, blob=blob, file="model.pt")
 
 
 def test_a_connection_that_cannot_be_opened_is_not_open(run: HandMadeRun, backend: Backend) -> None:

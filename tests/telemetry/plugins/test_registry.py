@@ -191,6 +191,10 @@ def test_a_package_found_twice_on_the_path_counts_once(
         ),
         (BARE.replace("class Foo:", "class Foo:\n        requires = (1,)"), "requires is (1,)"),
         (BARE.replace("class Foo:", "class Foo:\n        requires = None"), "requires is None"),
+        (
+            GOOD.replace("class Foo:", "class Foo:\n        media = 'text'"),
+            "media is 'text'; expected a tuple of kinds: text, table, image, histogram, artifact",
+        ),
     ],
     ids=lambda text: text if len(text) < 60 else "",
 )

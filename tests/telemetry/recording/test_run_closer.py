@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.telemetry_fakes import eventually
 from telemetry.delivery.deadline import Deadline
+from telemetry.recording.limits import DEFAULT_LIMITS
+from telemetry.recording.media_content import encode_text
+from telemetry.recording.media_recorder import MediaRecorder
 from telemetry.recording.record_queue import RecordQueue
 from telemetry.recording.run_closer import RunCloser
 
@@ -41,8 +46,13 @@ def thread(tmp_path: Path) -> FakeThread:
 
 
 @pytest.fixture
-def closer(tmp_path: Path, thread: Any) -> RunCloser:
-    return RunCloser(tmp_path, thread, timeout=3.0)
+def media(tmp_path: Path, thread: FakeThread) -> MediaRecorder:
+    return MediaRecorder(tmp_path, thread.queue, {}, 1, DEFAULT_LIMITS)
+
+
+@pytest.fixture
+def closer(tmp_path: Path, thread: Any, media: MediaRecorder) -> RunCloser:
+    return RunCloser(tmp_path, thread, media, timeout=3.0)
 
 
 def test_the_journal_is_complete_before_the_deliveries_are_finished(closer: RunCloser, thread: FakeThread) -> None:
@@ -55,6 +65,29 @@ def test_the_wait_for_the_sinks_can_be_limited_before_it_begins(closer: RunClose
     closer.limit_drain(5.0)
     closer.close("finished", "", 7.0)
     assert thread.calls[-1] == "finish 2.0"
+
+
+def test_pending_media_are_waited_for_before_the_queue_is_closed(
+    closer: RunCloser, thread: FakeThread, media: MediaRecorder
+) -> None:
+    release = threading.Event()
+    media.offer("val/notes", 1, lambda: str(release.wait(10)), encode_text)
+    threading.Timer(0.05, release.set).start()
+    closer.close("finished", "", 7.0)
+    (item,) = thread.queue.take(0)
+    assert item.streams == ("val/notes",)
+
+
+def test_the_wait_for_media_can_be_limited_while_it_lasts(
+    closer: RunCloser, thread: FakeThread, media: MediaRecorder
+) -> None:
+    release = threading.Event()
+    media.offer("val/notes", 1, lambda: str(release.wait(10)), encode_text)
+    threading.Timer(0.05, closer.limit_drain, [0.0]).start()
+    closer.close("finished", "", 7.0)
+    assert thread.queue.take(0) == ()
+    release.set()
+    assert eventually(lambda: thread.queue.tally.counts().dropped == {"run closed": 1})
 
 
 def test_only_the_first_call_ends_the_run_and_all_return_its_receipt(closer: RunCloser, thread: FakeThread) -> None:

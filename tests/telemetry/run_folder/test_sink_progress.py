@@ -25,6 +25,14 @@ def test_progress_is_kept_for_each_destination(tmp_path: Path) -> None:
     assert read.cursors == {"here": Cursor(accepted=7), "there": Cursor(durable=3)}
 
 
+def test_progress_of_a_version_without_media_can_be_read(tmp_path: Path) -> None:
+    write_progress(tmp_path, "foo", SinkProgress(destination="here"))
+    path = progress_path(tmp_path, "foo")
+    path.write_text(path.read_text().replace('"media":null,', ""))
+    assert "media" not in path.read_text()
+    assert read_progress(tmp_path, "foo") == SinkProgress(destination="here")
+
+
 def test_a_sink_without_progress_has_none(tmp_path: Path) -> None:
     assert read_progress(tmp_path, "foo") is None
     assert delivered_sinks(tmp_path) == []

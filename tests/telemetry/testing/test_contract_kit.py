@@ -40,13 +40,17 @@ DROPPED = "test_a_new_instance_continues_where_a_dropped_one_stopped"
 ACKNOWLEDGED = "test_a_kill_between_write_and_acknowledgment_neither_loses_nor_duplicates_records"
 KILLED = "test_a_kill_at_any_moment_loses_no_durable_record"
 REWOUND = "test_a_new_attempt_that_starts_earlier_is_shown_as_declared"
+MEDIA = "test_media_are_shown_once_and_other_kinds_ignored"
+MEDIA_KILLED = "test_media_survive_a_kill_between_write_and_acknowledgment"
+MEDIA_REWOUND = "test_media_of_a_new_attempt_that_starts_earlier_are_shown_as_declared"
+MEDIA_LOST = "test_media_without_their_content_are_rejected_alone"
 FULL = "test_a_full_disk_and_exhausted_file_descriptors_are_reported_and_lose_nothing"
 OUTAGE = "test_an_outage_is_reported_and_loses_nothing"
 OPTIONS = "test_invalid_options_are_rejected_by_name"
 IMPORTS = "test_the_sdk_is_imported_only_when_the_sink_is_opened"
 
 
-IN_OTHER_PROCESSES = {ACKNOWLEDGED, KILLED, FULL, IMPORTS}
+IN_OTHER_PROCESSES = {ACKNOWLEDGED, KILLED, MEDIA_KILLED, FULL, IMPORTS}
 """These take longer, and run only for sinks in which they should find the violation."""
 
 # For each sink that violates the contract in one way: the checks that must find it, and a part of their messages.
@@ -54,13 +58,13 @@ ONE_CHECK_FINDS = {
     "RoundsSteps": (POINTS, "has step 0 instead of 8589934592"),
     "SwallowsNaN": (NAN, "A diverging run has such values"),
     "CleansNames": (NAMES, "'val/fid 1/E_rmse' has 0 points instead of 2"),
-    "KnowsScalarsOnly": (KINDS, "ignore records that are not Scalars"),
     "Samples": (MANY, "Do not sample or drop records"),
     "NeedsTheMainThread": (THREADS, "signal only works in main thread"),
     "NamesNoPlace": (ELSEWHERE, "destination is 'lines' for two different places"),
     "EndsForGood": (CLOSED_GOES_ON, "this run has failed"),
     "DeletesFailedRuns": (CLOSED_GOES_ON, "The run was just closed as failed. Closing keeps its points"),
-    "Doubles": (TWICE, "skip records up to it"),
+    "TrustsContents": (MEDIA_LOST, "read contents with read_blob or verified_blob"),
+    "KeepsSupersededMedia": (MEDIA_REWOUND, "supersedes earlier media beyond iteration 10"),
     "NeverDurable": (TOLD, "declare durable_on_write = False"),
     "IgnoresResumes": (REWOUND, "rewinds is 'replaced'"),
     "KeepsTheTorn": (FULL, "may have written part of its batch"),
@@ -70,6 +74,11 @@ ONE_CHECK_FINDS = {
     "LetsImportErrorsPass": (IMPORTS, "sink_open raised ModuleNotFoundError"),
 }
 SEVERAL_FIND = {
+    "Misnames": {MEDIA: "media contains ['picture']; the kinds are text, table, image"},
+    "ForgetsMedia": {MEDIA_KILLED: "is not shown. After a kill, records are delivered again"},
+    "KnowsScalarsOnly": {KINDS: "ignore records that are not Scalars", MEDIA: "ignore the kinds"},
+    "Doubles": {TWICE: "skip records up to it", MEDIA: "Media must not disturb the curves"},
+    "CutsContents": {MEDIA: "has the content '# Notes 11' instead of", MEDIA_LOST: "instead of"},
     "LosesTheLast": {POINTS: "Write each record of a batch, in order", TOLD: "sink_open returned last_seq=11"},
     "SwapsTwo": {POINTS: "has step 200 instead of 190"},
     "RoundsTimes": {POINTS: "has time 1700000001000 instead of 1700000001001"},
@@ -137,8 +146,9 @@ def test_each_check_finds_a_violation() -> None:
     assert found == set(CHECKS)
 
 
-def test_a_correct_sink_passes(failures: Failures) -> None:
-    assert failures("LinesSink", CHECKS) == {}
+@pytest.mark.parametrize("sink", ["LinesSink", "MediaSink"])
+def test_a_correct_sink_passes(sink: str, failures: Failures) -> None:
+    assert failures(sink, CHECKS) == {}
 
 
 @pytest.mark.parametrize("sink", ONE_CHECK_FINDS)
