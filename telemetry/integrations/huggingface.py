@@ -53,6 +53,7 @@ class TelemetryCallback(TrainerCallback):
             "settings": settings,
         }
         self._run = HostRun(path, resume=resume, **self._options)
+        self._is_training = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -60,8 +61,13 @@ class TelemetryCallback(TrainerCallback):
         """Note the parameters, and the step of the checkpoint that training continues from."""
         if not state.is_world_process_zero:
             return
-        if state.is_hyper_param_search:
+        if self._is_training:
+            # transformers calls no hook if training raises, and the program may catch the exception and try again.
+            self._run.close("failed", "training ended with an exception")
+        elif state.global_step or state.is_hyper_param_search:
             self._run.close()
+        self._is_training = True
+        if state.is_hyper_param_search:
             self._run = HostRun(self._path, **self._options)
         elif not self._run.is_open:
             self._run.resume_step = state.global_step or None
@@ -79,10 +85,22 @@ class TelemetryCallback(TrainerCallback):
         if state.is_world_process_zero and logs:
             self._run.log({_name(name): value for name, value in logs.items()}, state.global_step)
 
+    def on_predict(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        """Record the metrics of ``predict``, which the trainer does not log."""
+        self.on_log(args, state, control, metrics)
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close the run as finished, and wait for its sinks (see ``Settings.drain_timeout``)."""
+        self._is_training = False
         self._run.close()
 
 
