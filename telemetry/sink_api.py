@@ -38,6 +38,7 @@ from telemetry.records import (
 from telemetry.redaction import redact
 from telemetry.run_folder.atomic_write import atomic_write, private_opener, remove_temporary_files, sync_folder
 from telemetry.run_folder.blobs import read_blob, verified_blob
+from telemetry.run_folder.media_contents import Cell, TableContent, read_table, read_text
 from telemetry.run_folder.paths import local_path
 from telemetry.run_folder.permissions import file_mode
 from telemetry.units import with_unit
@@ -51,6 +52,7 @@ __all__ = [
     "Alert",
     "Artifact",
     "Blob",
+    "Cell",
     "Chart",
     "Closed",
     "Histogram",
@@ -68,6 +70,7 @@ __all__ = [
     "SinkUnavailable",
     "Status",
     "Table",
+    "TableContent",
     "TelemetryError",
     "Text",
     "atomic_write",
@@ -82,6 +85,8 @@ __all__ = [
     "private_opener",
     "read_blob",
     "read_history",
+    "read_table",
+    "read_text",
     "redact",
     "remove_temporary_files",
     "stream_of",

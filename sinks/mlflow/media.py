@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from sinks._media import read_table, read_text
 from sinks.mlflow.client import Client, http_status
 from sinks.mlflow.names import valid_name
 from telemetry.sink_api import (
@@ -27,6 +26,8 @@ from telemetry.sink_api import (
     Text,
     file_mode,
     format_error,
+    read_table,
+    read_text,
     verified_blob,
 )
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sinks._media import Cell, read_table, read_text
 from sinks._run_tables import escape_markdown, markdown_table
-from telemetry.sink_api import Histogram, Image, Table, Text, read_blob
+from telemetry.sink_api import Cell, Histogram, Image, Table, Text, read_blob, read_table, read_text
 
 ShownMedia = Text | Table | Image | Histogram
 MAX_ROWS = 500

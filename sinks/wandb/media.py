@@ -8,9 +8,6 @@ from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
-from sinks._media import read_table, read_text
 from sinks.wandb.stored_run import ITERATION_KEY
 from telemetry.sink_api import (
     Artifact,
@@ -22,6 +19,8 @@ from telemetry.sink_api import (
     Text,
     format_error,
     is_installed,
+    read_table,
+    read_text,
     verified_blob,
 )
 
@@ -128,4 +127,6 @@ def _to_object(folder: Path, record: Text | Table | Image | Histogram) -> Any:
             msg = "wandb cannot show images without Pillow: pip install pillow"
             raise SinkRejected(msg)
         return wandb.Image(str(verified_blob(folder, record.blob)), caption=record.caption or None)
+    import numpy as np
+
     return wandb.Histogram(np_histogram=(np.array(record.counts), np.array(record.edges)))

@@ -24,7 +24,7 @@ from telemetry.recording.limits import DEFAULT_LIMITS, RecordingLimits
 from telemetry.recording.media_recorder import MediaRecorder
 from telemetry.recording.record_appender import RecordAppender
 from telemetry.recording.record_queue import RecordQueue
-from telemetry.recording.run_plan import RunPlan, free_folder, is_blank, newest_segment, plan_run
+from telemetry.recording.run_plan import RunPlan, free_folder, has_run, is_blank, newest_segment, plan_run
 from telemetry.redaction import credentials_in
 from telemetry.run_folder.atomic_write import remove_temporary_files
 from telemetry.run_folder.heartbeat import Counts, Heartbeat, read_heartbeat, write_heartbeat
@@ -86,23 +86,34 @@ def open_run(
         JournalError: units or cadence differ from those of the run to be resumed.
         RunFolderError: the folder cannot be read or written to, or is not a local path.
     """
+    request: dict[str, Any] = {
+        "metrics": metrics,
+        "name": name,
+        "project": project,
+        "params": params,
+        "versions": versions,
+        "sinks": sinks,
+        "settings": settings,
+    }
+    return open_or_resume(path, resume=resume, resume_step=resume_step, **request)
+
+
+def open_or_resume(
+    path: str | os.PathLike[str],
+    *,
+    resume: bool,
+    resume_step: int | None,
+    skips_repeated: bool = True,
+    **request: Any,
+) -> MetricBus:
+    """Open a run like ``open_run``; unless ``skips_repeated``, points at ``resume_step`` are recorded again."""
     folder = local_path(path).absolute()
     if resume:
         resume_step = _step_to_resume(folder, resume_step)
     for candidate in _candidates(folder) if resume_step is None and not resume else (folder,):
         try:
-            plan = plan_run(
-                candidate,
-                metrics=metrics,
-                name=name,
-                project=project,
-                params=params,
-                versions=versions,
-                sinks=sinks,
-                settings=settings,
-                resume_step=resume_step,
-            )
-            return start_run(plan)
+            plan = plan_run(candidate, resume_step=resume_step, **request)
+            return start_run(plan, skips_repeated=skips_repeated)
         except (RunExists, RunAlive):
             # Another process has opened a run in this folder in the meantime.
             if resume_step is not None or resume:
@@ -112,14 +123,14 @@ def open_run(
 
 def _step_to_resume(folder: Path, step: int | None) -> int | None:
     """Return the iteration after which the run in a folder resumes; None if there is no run."""
-    if newest_segment(folder) < 0 or is_blank(folder):
+    if not has_run(folder):
         return None
     return last_step(folder) if step is None else step
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
     """Yield the folder, unless it contains a run, and then similar ones that do not exist."""
-    if newest_segment(folder) < 0 or is_blank(folder):
+    if not has_run(folder):
         yield folder
     while True:
         other = free_folder(folder)
@@ -127,8 +138,10 @@ def _candidates(folder: Path) -> Iterator[Path]:
         yield other
 
 
-def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus:
+def start_run(plan: RunPlan, limits: RecordingLimits | None = None, *, skips_repeated: bool = True) -> MetricBus:
     """Start the attempt: create its journal segment, start the journal thread, and return the bus.
+
+    If ``skips_repeated``, points at the iteration of the resume that the journal already has are not recorded again.
 
     Raises:
         RunAlive, RunFolderError: see ``open_run``.
@@ -141,7 +154,7 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None) -> MetricBus
     recorded: set[tuple[str, int]] = set()
     if step is not None:
         detector.replay(newest_points(plan.folder, detector.loss_streams, step))
-        recorded = {(stream, step) for stream in streams_at(plan.folder, step)}
+        recorded = {(stream, step) for stream in streams_at(plan.folder, step)} if skips_repeated else set()
     journal = _open_journal(plan)
     credentials = {found for sink in plan.sinks for found in credentials_in(sink.options)}
     appender = RecordAppender(queue.tally, journal, detector, plan.declarations, recorded, credentials=credentials)

@@ -100,7 +100,7 @@ def plan_run(
     newest = newest_segment(folder)
     if resumed is not None:
         run = _next_attempt(folder, run, trainer or TrainerLivenessProbe(folder))
-    elif newest >= 0 and not is_blank(folder):
+    elif has_run(folder):
         msg = (
             f"{folder} already contains a run; continue it (resume=True), or choose another folder, such as "
             f"{free_folder(folder)}"
@@ -236,6 +236,11 @@ def run_alive(folder: Path, trainer: ProcessIdentity) -> RunAlive:
 def newest_segment(folder: Path) -> int:
     """Return the number of the newest journal segment; -1 if there is none."""
     return max(segments(folder), default=-1)
+
+
+def has_run(folder: Path) -> bool:
+    """Return whether a folder contains a run that can be resumed."""
+    return newest_segment(folder) >= 0 and not is_blank(folder)
 
 
 def is_blank(folder: Path) -> bool:

@@ -20,11 +20,11 @@ FOR_TRAINERS = """
     read_run
 """
 FOR_SINKS = """
-    DETAILS OVERALL PROGRESS SYSTEM VALIDATION
-    Alert Artifact Blob Chart Closed Histogram Image Media Metric Opened Record Resumed RunRecord RunUpdate Scalars
-    SettingError SinkRejected SinkUnavailable Status Table TelemetryError Text
-    atomic_write backend_errors charts file_mode format_error hookimpl is_inside is_installed local_path private_opener
-    read_blob read_history redact remove_temporary_files stream_of sync_folder updated verified_blob with_unit
+    DETAILS OVERALL PROGRESS SYSTEM VALIDATION Alert Artifact Blob Cell Chart Closed Histogram Image Media Metric
+    Opened Record Resumed RunRecord RunUpdate Scalars SettingError SinkRejected SinkUnavailable Status Table
+    TableContent TelemetryError Text atomic_write backend_errors charts file_mode format_error hookimpl is_inside
+    is_installed local_path private_opener read_blob read_history read_table read_text redact remove_temporary_files
+    stream_of sync_folder updated verified_blob with_unit
 """
 OLD = """
     Chart Closed Opened Record Resumed Scalars SinkRejected SinkUnavailable backend_errors charts hookimpl private

@@ -56,7 +56,7 @@ class TensorBoardKit(Kit):
             for event in accumulator.Scalars(tag):
                 yield Point(tag, event.step, event.value, round(event.wall_time * 1000), unit)
 
-    def read_back_media(self, folder: Path) -> Iterable[MediaItem]:
+    def read_back_media(self, folder: Path) -> Iterable[MediaItem]:  # type: ignore[override] # as read_back
         """Read what the server's own loader shows in the folders of the streams."""
         for path in (path for path in (folder / "tensorboard").iterdir() if path.is_dir()):
             accumulator = ServerAccumulator(str(path), tensor_size_guidance=dict.fromkeys(_SHOWN, 0)).Reload()

@@ -1,4 +1,4 @@
-"""The contents of media, as the sinks need them, read from the run folder."""
+"""The contents of texts and tables, read from the run folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from telemetry.sink_api import SinkRejected, Table, Text, read_blob
+from telemetry.errors import SinkRejected
+from telemetry.records import Table, Text
+from telemetry.run_folder.blobs import read_blob
 
 Cell = str | bool | int | float | None
 _NOT_FINITE = ("NaN", "Infinity", "-Infinity")

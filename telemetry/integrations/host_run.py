@@ -1,0 +1,208 @@
+"""The run of a trainer of another framework, which decides what is recorded, and when."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from telemetry import Metric, MetricBus, NullBus, Settings, Status, TelemetryError, is_number
+from telemetry.cadence import ALL
+from telemetry.errors import format_error
+from telemetry.integrations.host_names import EVALUATIONS, HostNames, flatten
+from telemetry.integrations.pending_values import PendingValues
+from telemetry.journal.newest_points import last_step
+from telemetry.logger import log
+from telemetry.plugins.registry import select
+from telemetry.recording.arguments import check_metrics, parse_settings, parse_sinks_argument
+from telemetry.recording.ending import status_after
+from telemetry.recording.open_run import open_or_resume
+from telemetry.recording.params import plain_params
+from telemetry.recording.run_plan import free_folder, has_run
+from telemetry.recording.warn_once import WarnOnce
+from telemetry.units import factors
+
+
+class HostRun:
+    """A run that is opened by the first thing to record, and reopened as its next attempt after ``close``.
+
+    Until then nothing is created, so that an instance may be pickled or inherited by a fork. Whoever records first is
+    the process that publishes: the adapter calls the methods only on the first rank. Errors in the arguments are raised
+    at once; if the run cannot be opened later, training continues without telemetry, after a message.
+
+    Args:
+        path, metrics, name, project, sinks: as for ``open_run``.
+        settings: as for ``open_run``, but everything logged is recorded: the framework decides what is due.
+        resume: whether to continue the run in ``path``, if there is one. If training begins at an iteration before its
+            last one, because the checkpoint is older, the points in between are superseded.
+
+    Attributes:
+        resume_step: the iteration after which training continues, if the framework tells it before the run is opened.
+
+    Raises:
+        SinkNotFound, SinkNotInstalled, PluginError, SettingError, UnitError: see ``telemetry.errors``.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        sinks: str | Iterable[str | object] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        name: str | None = None,
+        project: str | None = None,
+        settings: Settings | Mapping[str, Any] | None = None,
+        resume: bool = False,
+    ) -> None:
+        self.resume_step: int | None = None
+        parsed = msgspec.structs.replace(parse_settings(settings), events=(ALL,))
+        chosen = parsed.sinks if sinks is None else list(parse_sinks_argument(sinks))
+        select(chosen, parsed.options)
+        check_metrics(metrics or {}, resumes=resume)
+        factors(metrics or {})
+        self._request: dict[str, Any] = {
+            "metrics": metrics,
+            "name": name,
+            "project": project,
+            "sinks": chosen,
+            "settings": parsed,
+        }
+        self._path = Path(path)
+        self._resume = resume
+        self._is_first = True
+        self._params: dict[str, Any] = {}
+        self._names = HostNames()
+        self._last: dict[str, tuple[int, object]] = {}
+        self._step: int | None = None
+        self._bus: MetricBus | NullBus | None = None
+        self._warn_once = WarnOnce()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder. Asked for before the run is opened, it is chosen now, for example for checkpoints."""
+        if isinstance(self._bus, MetricBus):
+            return self._bus.folder
+        if not self._resume and has_run(self._path):
+            self._path = free_folder(self._path)
+        return self._path
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the run is open."""
+        return self._bus is not None
+
+    @property
+    def bus(self) -> MetricBus | NullBus:
+        """The bus of the run, which is opened now; a ``NullBus`` if it cannot be opened."""
+        return self._open(None)
+
+    def params(self, params: object) -> None:
+        """Add parameters, in any form that ``open_run`` accepts; others are left out, with a warning."""
+        try:
+            self._params |= plain_params(params)
+        except TelemetryError as error:
+            self._warn_once("params", f"parameters are not recorded: {error}")
+        if self._bus is not None:
+            self._bus.params(self._params)
+
+    def log(self, values: Mapping[Any, Any], step: int | None = None) -> None:
+        """Record values under the names of the framework; see ``HostNames``.
+
+        Numbers, and arrays and tensors with one element, are recorded as points; texts as texts; the values of nested
+        mappings under names joined with ``/``. Anything else is left out, with one warning per type.
+
+        Args:
+            values: the values by name. Tensors are copied, but not read in this thread.
+            step: the iteration; by default the one after the last.
+        """
+        streams: dict[str, dict[str, Any]] = {}
+        texts: dict[str, str] = {}
+        for host_name, value in flatten(values):
+            stream, name = self._names.resolve(host_name)
+            if is_number(value):
+                streams.setdefault(stream, {})[name] = value
+            elif isinstance(value, str):
+                texts[f"{stream}/{name}"] = value
+            elif value is not None:
+                kind = type(value).__name__
+                self._warn_once(kind, f"{host_name!r} is of type {kind}, so it is not recorded as a number or a text")
+        bus, step = self._begin(streams, step)
+        for stream, numbers in streams.items():
+            if new := self._without_repeated(stream, step, numbers):
+                bus.publish(stream, step, PendingValues(new).wait)
+        for name, text in texts.items():
+            bus.text(name, step, text)
+
+    def close(self, status: Status = "finished", reason: str = "") -> None:
+        """End the current attempt, if the run is open; what is logged later opens the next one."""
+        bus, path = self._bus, self.folder
+        if bus is not None:
+            bus.close(status, reason=reason)
+            self._bus, self._path, self._resume, self._is_first = None, path, True, False
+            self.resume_step = None
+
+    def close_after(self, error: BaseException, *, is_preempted: bool = False) -> None:
+        """End the current attempt after an exception: as preempted after Ctrl-C or if told so, otherwise as failed."""
+        status, reason = status_after(error)
+        self.close("preempted" if is_preempted or isinstance(error, KeyboardInterrupt) else status, reason)
+
+    def flush(self) -> None:
+        """Wait until everything logged so far is durable, for a few seconds at most."""
+        if self._bus is not None:
+            self._bus.flush()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for another process, which continues the run after this one has closed it."""
+        return self.__dict__ | {"_bus": None, "_path": self.folder, "_resume": self._resume or self.is_open}
+
+    def _begin(self, streams: Iterable[str], step: int | None) -> tuple[MetricBus | NullBus, int]:
+        """Return the bus and the step of what is logged."""
+        trains = step if step and not EVALUATIONS.issuperset(streams) else None
+        bus = self._open(trains)
+        if step is None:
+            step = 0 if self._step is None else self._step + 1
+        self._step = step
+        return bus, step
+
+    def _open(self, first_step: int | None) -> MetricBus | NullBus:
+        """Open the run unless it is open; ``first_step`` is the first iteration of training that is recorded."""
+        if self._bus is None:
+            try:
+                self._bus = self._opened(first_step)
+            except TelemetryError as error:
+                log.error("training continues without telemetry: %s", format_error(error))
+                self._bus = NullBus(events=(ALL,))
+        return self._bus
+
+    def _opened(self, first_step: int | None) -> MetricBus:
+        path = self._path.absolute()
+        resume_step = self.resume_step
+        if self._resume and path.is_dir():
+            last = last_step(path)
+            if self._step is None and last:
+                self._step = last
+            if resume_step is None and self._is_first and first_step is not None and first_step <= last:
+                resume_step = first_step - 1
+        return open_or_resume(
+            path,
+            resume=self._resume,
+            resume_step=resume_step if self._resume else None,
+            skips_repeated=False,
+            params=self._params,
+            **self._request,
+        )
+
+    def _without_repeated(self, stream: str, step: int, numbers: dict[str, Any]) -> dict[str, Any]:
+        """Return the numbers without those repeated at the same step, such as the epoch in several calls."""
+        new = {}
+        for name, value in numbers.items():
+            full = f"{stream}/{name}"
+            is_plain = type(value) in (int, float)
+            if not is_plain or self._last.get(full) != (step, value):
+                new[name] = value
+            if is_plain:
+                self._last[full] = (step, value)
+        return new
