@@ -38,6 +38,11 @@ THIRD_PARTY = {
     "pytest": ("telemetry.testing",),
     "torch": ("telemetry.integrations",),
     "ignite": ("telemetry.integrations",),
+    "accelerate": ("telemetry.integrations.accelerate",),
+    "lightning": ("telemetry.integrations.lightning",),
+    "lightning_utilities": ("telemetry.integrations.lightning",),
+    "pytorch_lightning": ("telemetry.integrations.lightning",),
+    "transformers": ("telemetry.integrations.huggingface",),
 }
 LAZY = {"pint", "numpy", "pandas", "plotext", "matplotlib"}
 """Packages that are imported inside functions only, so that commands and `import telemetry` start quickly."""
