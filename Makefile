@@ -24,7 +24,7 @@ covered = mkdir -p $(COVERAGE) && rm -f $(COVERAGE)/$@ $(COVERAGE)/$@.* \
 	&& (cd $(2) && $(abspath $(1))/bin/coverage run $(abspath $(1))/bin/pytest $(3)) \
 	&& $(1)/bin/coverage combine --quiet
 
-.PHONY: help setup dist demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest test-lowest test-slurm test-gpu \
+.PHONY: help setup dist demo test test-base $(SINKS:%=test-%) test-mlflow-skinny test-rest test-lowest test-slurm test-gpu test-hosts \
 	coverage chaos mutation bench lint docs lock audit sbom format clean
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo "make test-lowest  run all tests with the lowest versions that pyproject.toml allows"
 	@echo "make test-slurm  train on a SLURM cluster on this machine; a quarter of an hour; requires root on Debian or Ubuntu"
 	@echo "make test-gpu  run the tests that need a CUDA device"
+	@echo "make test-hosts  train with nequip and MACE, and compare the curves with their own"
 	@echo "make dist    build the wheel and the sdist, and check them"
 	@echo "make chaos   test kills, outages and failing disks; half an hour or more; CHAOS_N=100 for a tenth of the kills"
 	@echo "make bench   measure telemetry overhead against other loggers; about 15 minutes, BENCH_N=0.1 for a rough run"
@@ -88,7 +89,7 @@ demo: setup
 # Two targets run at a time, the longest first.
 test: setup
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target \
-		test-mlflow-skinny test-rest test-wandb test-base test-tensorboard
+		test-mlflow-skinny test-rest test-wandb test-base test-tensorboard test-hosts
 	$(MAKE) --no-print-directory coverage
 
 test-rest: setup
@@ -128,6 +129,16 @@ test-lowest: dist
 # docs/explanation/reliability.md quotes its figures.
 test-slurm: setup
 	tests/slurm/lab.sh run $(BIN)/pytest -m slurm -p no:logging tests/slurm
+
+# Trainings of other frameworks, each in an environment of its own, which contains the packages of $(VENV) as well: their
+# requirements exclude one another.
+HOSTS := nequip mace
+test-hosts: $(HOSTS:%=test-%)
+
+$(HOSTS:%=test-%): test-%: setup $(VENV)-%/.installed
+	purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+		($(BIN)/python -c "$$purelib"; echo $(abspath .)) > $$($(VENV)-$*/bin/python -c "$$purelib")/shared.pth
+	$(VENV)-$*/bin/python -m pytest -q -p no:cacheprovider examples/$*/tests
 
 # On the GPU of this machine; tools/gpu_check.py also measures there.
 test-gpu: setup

@@ -34,3 +34,10 @@ environment dev pyproject.toml --extra all --extra dev --group build
 environment bench pyproject.toml --extra all --extra bench --extra dev --group build
 environment docs pyproject.toml --extra docs --group build
 environment tools --group build --group tools
+
+# What these frameworks need in addition to the development environment, with which they share its packages.
+shared=$(grep -oE '^[a-z0-9][a-z0-9._-]*==' requirements/dev.txt | sed 's/==//; s/^/--no-emit-package /')
+for host in nequip:nequip mace:mace-torch; do
+    # shellcheck disable=SC2086  # options, one per word
+    environment "${host%%:*}" <(echo "${host##*:}") $shared
+done

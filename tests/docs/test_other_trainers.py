@@ -9,22 +9,54 @@ from pathlib import Path
 
 import pytest
 
+from telemetry import read_run
 from telemetry.integrations import ignite
 from telemetry.journal.reader import JournalReader
-from telemetry.records import Scalars
+from telemetry.records import Histogram, Scalars
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "how-to" / "other-trainers.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-FILES = {
-    match[1]: match[2] for _, block in BLOCKS if (match := re.match(r"# (\S+\.(?:py|yaml))\n(.*)", block, re.DOTALL))
+PAGES = {
+    "lightning": "hosts/lightning_training.py",
+    "huggingface": "hosts/transformers_training.py",
+    "accelerate": "hosts/accelerate_training.py",
+    "mace": "mace/train.py",
 }
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def files(text: str) -> dict[str, str]:
+    """Return the quoted files of a page, by their path in examples/."""
+    found = (re.match(r"# (\S+\.(?:py|yaml))\n(.*)", block, re.DOTALL) for _, block in blocks(text))
+    return {match[1]: match[2] for match in found if match}
+
+
+BLOCKS, FILES = blocks(TEXT), files(TEXT)
 
 
 def test_the_files_on_the_page_equal_the_examples() -> None:
     assert sorted(FILES) == ["aimnet_trainer/train.yaml", "aimnet_trainer/with_telemetry.py", "plain_loop.py"]
     for name, text in FILES.items():
         assert text == (ROOT / "examples" / name).read_text(encoding="utf-8"), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_example_of_a_framework_is_the_one_on_its_page(page: str) -> None:
+    found = files((ROOT / "docs" / "how-to" / f"{page}.md").read_text(encoding="utf-8"))
+    assert found == {PAGES[page]: (ROOT / "examples" / PAGES[page]).read_text(encoding="utf-8")}
+
+
+def test_the_media_code_on_the_page_records_every_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = [block for _, block in BLOCKS if "bus.image" in block]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "snippet.py").write_text(snippet.replace('sinks="tensorboard"', "sinks=[]"), encoding="utf-8")
+    runpy.run_path("snippet.py")
+    run = read_run("runs/media")
+    assert [type(record).__name__ for record in run.media] == ["Text", "Table", "Histogram", "Image", "Artifact"]
+    assert all(run.blob(record) for record in run.media if not isinstance(record, Histogram))
 
 
 def test_the_page_shows_every_file_of_its_examples() -> None:
@@ -35,7 +67,9 @@ def test_the_page_shows_every_file_of_its_examples() -> None:
 def test_the_ignite_code_on_the_page_runs_and_publishes_the_streams_of_its_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (snippet,) = [block for kind, block in BLOCKS if kind == "python" and not block.startswith("# ")]
+    (snippet,) = [
+        block for kind, block in BLOCKS if kind == "python" and "attach(" in block and not block.startswith("# ")
+    ]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "snippet.py").write_text(snippet, encoding="utf-8")
     runpy.run_path("snippet.py")
