@@ -8,7 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *ROOT.glob("*.md"),
-    *(path for folder in ("docs", "examples", "benchmarks") for path in (ROOT / folder).rglob("*.md")),
+    *(
+        path
+        for folder in ("docs", "examples", "benchmarks")
+        for path in (ROOT / folder).rglob("*.md")
+        if not path.is_symlink()
+    ),
 ]
 
 
