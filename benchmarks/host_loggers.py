@@ -42,8 +42,8 @@ class Logger:
         close: ends the run.
         folder: its telemetry run, whose points are counted afterwards.
         calls: median duration of a call, in µs, for each block.
-        iterations: mean duration of a training step with its call, in µs, for each block, which includes what threads of
-            the logger take away from it.
+        iterations: mean duration of a training step with its call, in µs, for each block, which includes what
+            threads of the logger take away from it.
     """
 
     log: Log
