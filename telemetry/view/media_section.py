@@ -35,7 +35,8 @@ svg { width: 100%; max-width: 520px; display: block; } rect { fill: #0072b2; } l
 text { font: 11px Helvetica, Arial, 'Liberation Sans', sans-serif; fill: #4a5560; }
 pre, .scrolled { max-height: 320px; overflow: auto; margin: 0; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f7f8f9; padding: 6px 8px; font-size: 12px; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
+figure:has(table) { grid-column: 1 / -1; } .scrolled th, .scrolled td { overflow-wrap: normal; }
+.number { white-space: nowrap; text-align: right; font-variant-numeric: tabular-nums; }
 """
 _TOGGLE = """
 for (const [kind, div] of divs) div.visible = kinds.active.some((index) => kinds.labels[index] == kind)
