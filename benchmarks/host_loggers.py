@@ -1,6 +1,6 @@
 """Measure the duration of a log call of the adapters, next to the loggers of Lightning, transformers and accelerate.
 
-``python benchmarks/host_loggers.py`` takes about four minutes and prints two tables: calls at a moderate rate, and a
+``python benchmarks/host_loggers.py`` takes about three minutes and prints two tables: calls at a moderate rate, and a
 call after every training step with as many torch threads as cores. The loggers take turns in blocks. A call records
 six Python numbers, since Lightning and transformers convert tensors themselves, and gets what the frameworks call with
 it.
@@ -42,8 +42,8 @@ class Logger:
         close: ends the run.
         folder: its telemetry run, whose points are counted afterwards.
         calls: median duration of a call, in µs, for each block.
-        iterations: mean duration of a training step with its call, in µs, for each block, which includes what
-            threads of the logger take away from it.
+        iterations: mean duration of a training step with its call, in µs, for each block; it includes what threads of
+            the logger take away from the step.
     """
 
     log: Log
@@ -154,7 +154,8 @@ def measure(home: Path, *, threads: int, rounds: int, block: int, pause: float) 
             logger.close()
     for name, logger in loggers.items():
         if logger.folder is not None:
-            recorded = sum(len(curve.steps) for curve in read_run(logger.folder).curves.values())
+            curves = read_run(logger.folder).curves
+            recorded = sum(len(curves[curve].steps) for curve in curves if curve.startswith("train/"))
             if recorded != (rounds + 1) * block * len(NAMES):
                 print(f"{name}: {recorded} of {(rounds + 1) * block * len(NAMES)} numbers recorded")
     return loggers
@@ -222,9 +223,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         print("One torch thread, 5 ms of idling after each step:", flush=True)
-        print(table(measure(home / "idle", threads=1, rounds=8, block=100, pause=0.005)), flush=True)
+        print(table(measure(home / "idle", threads=1, rounds=5, block=100, pause=0.005)), flush=True)
         print(f"\n{cores} torch threads, a call after every step:", flush=True)
-        print(table(measure(home / "busy", threads=cores, rounds=8, block=800, pause=0)), flush=True)
+        print(table(measure(home / "busy", threads=cores, rounds=8, block=300, pause=0)), flush=True)
 
 
 if __name__ == "__main__":

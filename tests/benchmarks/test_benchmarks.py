@@ -21,6 +21,13 @@ def test_a_part_of_the_benchmarks_runs(part: str, tmp_path: Path) -> None:
     _run(["-m", "support.small_benchmarks", part], tmp_path, env)
 
 
+def test_the_benchmark_of_other_frameworks_runs(tmp_path: Path) -> None:
+    for package in ("lightning", "transformers", "accelerate"):
+        pytest.importorskip(package)
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests/lib'}:{os.environ.get('PYTHONPATH', '')}"}
+    _run(["-m", "support.small_benchmarks", "hosts"], tmp_path, env)
+
+
 def test_the_micro_benchmarks_run(tmp_path: Path) -> None:
     for package in ("pytest_benchmark", "torchmetrics"):
         pytest.importorskip(package)

@@ -84,8 +84,16 @@ def options(home: Path) -> None:
     assert "|" in fine_tuning.errors(run, fine_tuning.OLD)
 
 
+def hosts(home: Path) -> None:
+    """Run the loggers of other frameworks."""
+    import host_loggers
+
+    found = host_loggers.measure(home / "hosts", threads=1, rounds=1, block=2, pause=0)
+    assert host_loggers.table(found).count("| Lightning: Telemetry") == 2
+
+
 if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
-    {"loggers": loggers, "options": options}[sys.argv[1]](Path.cwd())
+    {"loggers": loggers, "options": options, "hosts": hosts}[sys.argv[1]](Path.cwd())
