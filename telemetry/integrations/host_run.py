@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -157,7 +158,22 @@ class HostRun:
             self._bus.flush()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for another process, which continues the run after this one has closed it."""
+        """Return the state for another process, which begins the run or continues it; afterwards, this one continues.
+
+        With ``ddp_spawn``, for example, ``fit`` and ``test`` start processes of their own.
+        """
+        state = self._state()
+        if not self._resume:
+            self._resume, self._is_first = True, False
+        return state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HostRun:
+        """Return an instance for this process, which gets another folder if both record."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self._state(), memo))
+        return twin
+
+    def _state(self) -> dict[str, Any]:
         return self.__dict__ | {"_bus": None, "_path": self.folder, "_resume": self._resume or self.is_open}
 
     def _log(self, values: Mapping[Any, Any], step: int | None) -> None:
@@ -187,7 +203,7 @@ class HostRun:
             problem = f" ({format_error(error)})"
         if problem or not isinstance(value, str | None):
             kind = type(value).__name__
-            message = f"{name!r} is of type {kind}, so it is not recorded as a number or a text{problem}"
+            message = f"{name!r:.200} is of type {kind}, so it is not recorded as a number or a text{problem}"
             self._warn_once(kind, message)
         return None
 
