@@ -256,11 +256,19 @@ def test_no_value_name_or_step_stops_training_or_costs_the_others(tmp_path: Path
     assert (found["train/1"], found["train/('a', 'b')"], found["train/None"]) == ([(3, 3.0)], [(3, 4.0)], [(3, 5.0)])
 
 
-def test_ten_thousand_names(tmp_path: Path) -> None:
+def test_ten_thousand_names_are_recorded_as_far_as_a_run_may_have_them_and_the_rest_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = new(tmp_path / "run")
-    run.log({f"layer_{number}": number for number in range(10_000)}, 1)
+    for step in (1, 2):
+        run.log({f"layer_{number}": number for number in range(10_000)}, step)
+    run.flush()
+    dropped = sum(run.bus.counts().dropped.values())
     run.close()
-    assert len(curves(tmp_path / "run")) == 10_000
+    found = curves(tmp_path / "run")
+    assert len(found) > 1000
+    assert sum(len(points) for points in found.values()) + dropped == 20_000
+    assert len(caplog.records) == 1
 
 
 def test_processes_started_one_after_the_other_continue_the_run(tmp_path: Path) -> None:
