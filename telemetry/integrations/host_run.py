@@ -78,7 +78,7 @@ class HostRun:
         self._is_first = True
         self._params: dict[str, Any] = {}
         self._names = HostNames()
-        self._last: dict[str, tuple[int, object]] = {}
+        self._last: dict[str, tuple[object, object]] = {}
         self._step: int | None = None
         self._bus: MetricBus | NullBus | None = None
         self._warn_once = WarnOnce()
