@@ -254,7 +254,8 @@ class HostRun:
         new = {}
         for name, value in numbers.items():
             full = f"{stream}/{name}"
-            is_plain = type(value) in (int, float)
+            # A step that is not an integer is left to the bus; an array could not be compared.
+            is_plain = type(step) is int and type(value) in (int, float)
             if not is_plain or self._last.get(full) != (step, value):
                 new[name] = value
             if is_plain:

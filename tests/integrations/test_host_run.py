@@ -235,7 +235,18 @@ VALUES = {
     "complex": 1j,
     "surrogate": "\ud800",
 }
-STEPS = [-1, 2.5, float("nan"), "7", 10**30, torch.ones(2), torch.ones((), device="meta"), Hostile(), object()]
+STEPS = [
+    -1,
+    2.5,
+    float("nan"),
+    "7",
+    10**30,
+    torch.ones(2),
+    np.ones(2),
+    torch.ones((), device="meta"),
+    Hostile(),
+    object(),
+]
 
 
 def test_no_value_name_or_step_stops_training_or_costs_the_others(tmp_path: Path) -> None:
