@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,9 +13,9 @@ import msgspec
 
 from telemetry import Metric, MetricBus, NullBus, Settings, Status, TelemetryError, is_number
 from telemetry.cadence import ALL
-from telemetry.errors import format_error
+from telemetry.errors import error_text, format_error
 from telemetry.integrations.host_names import EVALUATIONS, HostNames, flatten
-from telemetry.integrations.pending_values import PendingValues
+from telemetry.integrations.pending_values import Number, PendingValues, as_number
 from telemetry.journal.newest_points import last_step
 from telemetry.logger import log
 from telemetry.plugins.registry import select
@@ -22,6 +24,7 @@ from telemetry.recording.ending import status_after
 from telemetry.recording.open_run import open_or_resume
 from telemetry.recording.params import plain_params
 from telemetry.recording.run_plan import free_folder, has_run
+from telemetry.recording.steps import parse_step
 from telemetry.recording.warn_once import WarnOnce
 from telemetry.units import factors
 
@@ -75,7 +78,7 @@ class HostRun:
         self._is_first = True
         self._params: dict[str, Any] = {}
         self._names = HostNames()
-        self._last: dict[str, tuple[int, object]] = {}
+        self._last: dict[str, tuple[object, object]] = {}
         self._step: int | None = None
         self._bus: MetricBus | NullBus | None = None
         self._warn_once = WarnOnce()
@@ -118,31 +121,31 @@ class HostRun:
             values: the values by name. Tensors are copied, but not read in this thread.
             step: the iteration; by default the one after the last.
         """
-        streams: dict[str, dict[str, Any]] = {}
-        texts: dict[str, str] = {}
-        for host_name, value in flatten(values):
-            stream, name = self._names.resolve(host_name)
-            if is_number(value):
-                streams.setdefault(stream, {})[name] = value
-            elif isinstance(value, str):
-                texts[f"{stream}/{name}"] = value
-            elif value is not None:
-                kind = type(value).__name__
-                self._warn_once(kind, f"{host_name!r} is of type {kind}, so it is not recorded as a number or a text")
-        bus, step = self._begin(streams, step)
-        for stream, numbers in streams.items():
-            if new := self._without_repeated(stream, step, numbers):
-                bus.publish(stream, step, PendingValues(new).wait)
-        for name, text in texts.items():
-            bus.text(name, step, text)
+        try:
+            self._log(values, step)
+        except Exception as error:  # noqa: BLE001 - the objects are those of the host, which must not be stopped
+            self._warn_once("log", f"values are not recorded: {error_text(error)}")
+
+    def media(self, kind: str, name: object, step: int | None, *content: Any) -> None:
+        """Record a text, table, image, histogram or artifact, ``kind``, under a name of the framework."""
+        try:
+            stream, metric = self._names.resolve(str(name))
+            bus, step = self._begin((stream,), step)
+            getattr(bus, kind)(f"{stream}/{metric}", step, *content)
+        except Exception as error:  # noqa: BLE001 - as in log
+            self._warn_once(kind, f"a {kind} is not recorded: {error_text(error)}")
+
+    def record_params(self) -> None:
+        """Open the run if it never was and has parameters, which would otherwise be lost."""
+        if self._is_first and self._params:
+            self._open(None)
 
     def close(self, status: Status = "finished", reason: str = "") -> None:
         """End the current attempt, if the run is open; what is logged later opens the next one."""
-        bus, path = self._bus, self.folder
-        if bus is not None:
-            bus.close(status, reason=reason)
-            self._bus, self._path, self._resume, self._is_first = None, path, True, False
-            self.resume_step = None
+        if self._bus is not None:
+            self._bus.close(status, reason=reason)
+            self._path, self._resume, self._is_first = self.folder, True, False
+            self._bus = self.resume_step = None
 
     def close_after(self, error: BaseException, *, is_preempted: bool = False) -> None:
         """End the current attempt after an exception: as preempted after Ctrl-C or if told so, otherwise as failed."""
@@ -155,16 +158,67 @@ class HostRun:
             self._bus.flush()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state for another process, which continues the run after this one has closed it."""
+        """Return the state for another process, which begins the run or continues it; afterwards, this one continues.
+
+        With ``ddp_spawn``, for example, ``fit`` and ``test`` start processes of their own.
+        """
+        state = self._state()
+        if not self._resume:
+            self._resume, self._is_first = True, False
+        return state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HostRun:
+        """Return an instance for this process, which gets another folder if both record."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self._state(), memo))
+        return twin
+
+    def _state(self) -> dict[str, Any]:
         return self.__dict__ | {"_bus": None, "_path": self.folder, "_resume": self._resume or self.is_open}
 
-    def _begin(self, streams: Iterable[str], step: int | None) -> tuple[MetricBus | NullBus, int]:
-        """Return the bus and the step of what is logged."""
-        trains = step if step and not EVALUATIONS.issuperset(streams) else None
+    def _log(self, values: Mapping[Any, Any], step: int | None) -> None:
+        streams: dict[str, dict[str, Any]] = {}
+        texts: dict[str, str] = {}
+        for host_name, value in flatten(values):
+            stream, name = self._names.resolve(host_name)
+            number = self._number(host_name, value)
+            if number is not None:
+                streams.setdefault(stream, {})[name] = number
+            elif isinstance(value, str):
+                texts[f"{stream}/{name}"] = value
+        bus, step = self._begin(streams, step)
+        for stream, numbers in streams.items():
+            if new := self._without_repeated(stream, step, numbers):
+                bus.publish(stream, step, PendingValues(new).wait)
+        for name, text in texts.items():
+            bus.text(name, step, text)
+
+    def _number(self, name: str, value: Any) -> Number | None:
+        """Return a number; None for anything else, with a warning unless it is a text or None."""
+        try:
+            if is_number(value):
+                return as_number(name, value)
+            problem = ""
+        except Exception as error:  # noqa: BLE001 - an object of the host
+            problem = f" ({format_error(error)})"
+        if problem or not isinstance(value, str | None):
+            kind = type(value).__name__
+            message = f"{name!r:.200} is of type {kind}, so it is not recorded as a number or a text{problem}"
+            self._warn_once(kind, message)
+        return None
+
+    def _begin(self, streams: Iterable[str], step: object) -> tuple[MetricBus | NullBus, Any]:
+        """Return the bus and the step of what is logged; an invalid one is left to the bus, which counts it."""
+        number = None
+        if step is not None:
+            with contextlib.suppress(ValueError):
+                step = number = parse_step(step)
+        trains = number if number and not EVALUATIONS.issuperset(streams) else None
         bus = self._open(trains)
         if step is None:
-            step = 0 if self._step is None else self._step + 1
-        self._step = step
+            step = number = 0 if self._step is None else self._step + 1
+        if number is not None:
+            self._step = number
         return bus, step
 
     def _open(self, first_step: int | None) -> MetricBus | NullBus:
@@ -172,7 +226,7 @@ class HostRun:
         if self._bus is None:
             try:
                 self._bus = self._opened(first_step)
-            except TelemetryError as error:
+            except Exception as error:  # noqa: BLE001 - for example a disk that fails; training must not be stopped
                 log.error("training continues without telemetry: %s", format_error(error))
                 self._bus = NullBus(events=(ALL,))
         return self._bus
@@ -195,12 +249,13 @@ class HostRun:
             **self._request,
         )
 
-    def _without_repeated(self, stream: str, step: int, numbers: dict[str, Any]) -> dict[str, Any]:
+    def _without_repeated(self, stream: str, step: object, numbers: dict[str, Any]) -> dict[str, Any]:
         """Return the numbers without those repeated at the same step, such as the epoch in several calls."""
         new = {}
         for name, value in numbers.items():
             full = f"{stream}/{name}"
-            is_plain = type(value) in (int, float)
+            # A step that is not an integer is left to the bus; an array could not be compared.
+            is_plain = type(step) is int and type(value) in (int, float)
             if not is_plain or self._last.get(full) != (step, value):
                 new[name] = value
             if is_plain:

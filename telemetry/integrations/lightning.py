@@ -107,6 +107,7 @@ class TelemetryLogger(Logger):
     def finalize(self, status: str) -> None:
         """Close the run, as finished after ``success``, and wait for its sinks (see ``Settings.drain_timeout``)."""
         error = sys.exc_info()[1]
+        self._run.record_params()
         if status in ("success", "finished"):
             self._run.close()
         elif error is not None:

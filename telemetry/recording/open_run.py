@@ -204,7 +204,7 @@ def _open_journal(plan: RunPlan) -> JournalWriter:
                 _restore_heartbeat(folder, before)
                 raise
     except OSError as error:
-        msg = f"cannot write to {folder} ({error.strerror or error}); choose another folder with --telemetry-dir"
+        msg = f"cannot write to {folder} ({error.strerror or error}); choose another folder"
         raise RunFolderError(msg) from error
 
 

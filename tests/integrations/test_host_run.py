@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import decimal
 import pickle
 from pathlib import Path
 from typing import Any
@@ -194,3 +196,122 @@ def test_invalid_arguments_are_told_before_training(tmp_path: Path) -> None:
         HostRun(tmp_path / "run", sinks="nothing-like-this")
     with pytest.raises(SettingError):
         new(tmp_path / "run", metrics={"loss": Metric()})
+
+
+class Hostile:
+    """Raises whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        msg = f"no {name}"
+        raise OSError(msg)
+
+    def __float__(self) -> float:
+        raise MemoryError
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class HostileFloat(float):
+    def __float__(self) -> float:
+        raise ZeroDivisionError
+
+
+class HostileMapping(dict[str, Any]):
+    def items(self) -> Any:
+        raise OSError
+
+
+CYCLE: dict[str, Any] = {}
+CYCLE["again"] = CYCLE
+VALUES = {
+    "hostile": Hostile(),
+    "float": HostileFloat(1),
+    "huge": 10**400,
+    "signaling": decimal.Decimal("sNaN"),
+    "meta": torch.ones((), device="meta"),
+    "lazy": torch.nn.UninitializedParameter(),
+    "sparse": torch.ones(1).to_sparse(),
+    "complex": 1j,
+    "surrogate": "\ud800",
+}
+STEPS = [
+    -1,
+    2.5,
+    float("nan"),
+    "7",
+    10**30,
+    torch.ones(2),
+    np.ones(2),
+    torch.ones((), device="meta"),
+    Hostile(),
+    object(),
+]
+
+
+def test_no_value_name_or_step_stops_training_or_costs_the_others(tmp_path: Path) -> None:
+    run = new(tmp_path / "run")
+    run.log({"loss": 1.0} | VALUES, 1)
+    for step in STEPS:
+        run.log({"loss": 2.0}, step)  # type: ignore[arg-type]
+        run.media("text", "note", step, "text")  # type: ignore[arg-type]
+    for values in (CYCLE, HostileMapping(), {Hostile(): 1}, None, {"": 1, "a" * 5000: 1, "\x00": 1, "/": 1}):
+        run.log(values, 2)  # type: ignore[arg-type]
+        run.params(values)
+    run.media("image", Hostile(), None, Hostile())
+    run.log({1: 3.0, ("a", "b"): 4.0, None: 5.0}, torch.tensor(3))  # type: ignore[arg-type]
+    run.log({"loss": 6.0})
+    run.close()
+    found = curves(tmp_path / "run")
+    assert found["train/loss"] == [(1, 1.0), (4, 6.0)]
+    assert (found["train/1"], found["train/('a', 'b')"], found["train/None"]) == ([(3, 3.0)], [(3, 4.0)], [(3, 5.0)])
+
+
+def test_ten_thousand_names_are_recorded_as_far_as_a_run_may_have_them_and_the_rest_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = new(tmp_path / "run")
+    for step in (1, 2):
+        run.log({f"layer_{number}": number for number in range(10_000)}, step)
+    run.flush()
+    dropped = sum(run.bus.counts().dropped.values())
+    run.close()
+    found = curves(tmp_path / "run")
+    assert len(found) > 1000
+    assert sum(len(points) for points in found.values()) + dropped == 20_000
+    assert len(caplog.records) == 1
+
+
+def test_processes_started_one_after_the_other_continue_the_run(tmp_path: Path) -> None:
+    run = new(tmp_path / "run")
+    for step in (1, 2):
+        spawned = pickle.loads(pickle.dumps(run))  # noqa: S301 - its own data
+        spawned.log({"loss": 1.0}, step)
+        spawned.close()
+    run.log({"loss": 1.0}, 3)
+    run.close()
+    assert curves(tmp_path / "run") == {"train/loss": [(1, 1.0), (2, 1.0), (3, 1.0)]}
+
+
+def test_a_deep_copy_records_its_own_run(tmp_path: Path) -> None:
+    run = new(tmp_path / "run")
+    twin = copy.deepcopy(run)
+    for each in (twin, run):
+        each.log({"loss": 1.0}, 1)
+    for each in (twin, run):
+        each.close()
+    assert curves(tmp_path / "run") == curves(tmp_path / "run-2") == {"train/loss": [(1, 1.0)]}
+
+
+def test_a_run_that_is_alive_elsewhere_is_not_resumed_and_training_continues(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_run(tmp_path / "run", sinks=[], settings={"every": 1}) as other:
+        other.publish("train", 1, {"loss": 1.0})
+        run = new(tmp_path / "run", resume=True)
+        for step in range(2, 5):
+            run.log({"loss": 2.0}, step)
+        run.close()
+    assert curves(tmp_path / "run") == {"train/loss": [(1, 1.0)]}
+    (error,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert error.startswith("training continues without telemetry: RunAlive: ")

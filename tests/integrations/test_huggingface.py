@@ -30,13 +30,13 @@ class Line(torch.nn.Module):
 
 
 class FailAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, error: BaseException | None = None) -> None:
         self.step = step
+        self.error = error or ArithmeticError("the sum is wrong")
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
-            msg = "the sum is wrong"
-            raise ArithmeticError(msg)
+            raise self.error
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +107,36 @@ def test_evaluating_only_opens_a_run(tmp_path: Path) -> None:
     trainer(tmp_path, callback).evaluate()
     callback.on_train_end(None, None, None)  # type: ignore[arg-type]
     assert points(tmp_path / "run")["eval/loss"] == [0]
+
+
+def test_it_is_added_removed_and_returned_like_any_callback(tmp_path: Path) -> None:
+    callback = TelemetryCallback(tmp_path / "run", sinks=[])
+    host = trainer(tmp_path, callback)
+    host.remove_callback(callback)
+    assert callback not in host.callback_handler.callbacks
+    host.add_callback(callback)
+    assert host.pop_callback(TelemetryCallback) is callback
+    host.train()
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_that_the_program_catches_and_training_again(tmp_path: Path) -> None:
+    host = trainer(tmp_path, TelemetryCallback(tmp_path / "run", sinks=[]), FailAt(7, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        host.train()
+    host.remove_callback(FailAt)
+    host.train()
+    assert points(tmp_path / "run")["train/loss"] == [5, 5, 10, 15, 20]
+    assert (read_run(tmp_path / "run").status, read_run(tmp_path / "run").header.attempt) == ("finished", 2)
+
+
+def test_trials_of_a_hyperparameter_search_have_runs_of_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    host = trainer(tmp_path, TelemetryCallback(tmp_path / "run", sinks=[]), max_steps=5, save_strategy="no")
+    host.model_init = lambda _: Line()
+    host.hyperparameter_search(
+        backend="optuna", n_trials=2, hp_space=lambda trial: {"weight_decay": trial.suggest_float("weight_decay", 0, 1)}
+    )
+    trials = [read_run(tmp_path / name).header.params["trial"]["weight_decay"] for name in ("run", "run-2")]
+    assert len(set(trials)) == 2
+    assert points(tmp_path / "run-2")["train/loss"] == [5]

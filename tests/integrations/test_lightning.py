@@ -240,3 +240,48 @@ def test_it_is_a_logger_of_lightning(tmp_path: Path) -> None:
     logger = TelemetryLogger(tmp_path / "runs" / "x", sinks=[])
     assert isinstance(logger, Logger)
     assert (logger.name, logger.version, logger.save_dir) == ("x", "", str(tmp_path / "runs"))
+
+
+def test_hyperparameters_without_any_value_are_recorded_once(tmp_path: Path) -> None:
+    logger = TelemetryLogger(tmp_path / "run", sinks=[])
+    for _ in range(2):
+        logger.log_hyperparams({"a": 1})
+        logger.finalize("success")
+    read = read_run(tmp_path / "run")
+    assert (read.header.params, read.header.attempt, read.curves) == ({"a": 1}, 1, {})
+
+
+_TWO_PROCESSES = """
+import sys, torch, lightning.pytorch as pl
+from telemetry.integrations.lightning import TelemetryLogger
+class Line(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+    def training_step(self, batch, _):
+        loss = self.layer(batch).square().mean()
+        self.log("train_loss", loss)
+        return loss
+    def test_step(self, batch, _):
+        self.log("test_loss", self.layer(batch).square().mean())
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+if __name__ == "__main__":
+    options = dict(enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False)
+    options |= dict(accelerator="cpu", devices=2, strategy="ddp_spawn", max_epochs=1, log_every_n_steps=2)
+    trainer = pl.Trainer(logger=TelemetryLogger("run", sinks=[]), **options)
+    model, data = Line(), torch.utils.data.DataLoader(torch.ones(16, 1), 1)
+    trainer.fit(model, data)
+    trainer.test(model, data, verbose=False)
+"""
+
+
+@pytest.mark.slow
+def test_fit_and_test_in_spawned_processes_are_attempts_of_one_run(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(_TWO_PROCESSES)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "train.py"], cwd=tmp_path, env=environment, check=True, timeout=240)
+    assert not (tmp_path / "run-2").exists()
+    assert list(points(tmp_path / "run")["train/loss"]) == [1, 3, 5, 7]
+    assert "test/loss" in points(tmp_path / "run")
+    assert read_run(tmp_path / "run").header.attempt == 2

@@ -169,7 +169,7 @@ def test_rejected_arguments_leave_no_folder(
 
 def test_a_folder_that_cannot_be_created_is_an_error_with_advice(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file in its place")
-    with pytest.raises(RunFolderError, match=r"cannot write to .* \(Not a directory\); choose another folder with"):
+    with pytest.raises(RunFolderError, match=r"cannot write to .* \(Not a directory\); choose another folder$"):
         open_run(tmp_path / "runs" / "a-run", **QUIET)
 
 
