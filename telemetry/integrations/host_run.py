@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
-from telemetry import Metric, MetricBus, NullBus, Settings, Status, TelemetryError, is_number
+from telemetry import Metric, MetricBus, NullBus, Settings, Status, TelemetryError
 from telemetry.cadence import ALL
 from telemetry.errors import error_text, format_error
-from telemetry.integrations.host_names import EVALUATIONS, HostNames, flatten
-from telemetry.integrations.pending_values import Number, PendingValues, as_number
+from telemetry.integrations.host_names import EVALUATIONS
+from telemetry.integrations.host_values import HostValues
+from telemetry.integrations.pending_values import PendingValues
 from telemetry.journal.newest_points import last_step
 from telemetry.logger import log
 from telemetry.plugins.registry import select
@@ -77,8 +78,7 @@ class HostRun:
         self._resume = resume
         self._is_first = True
         self._params: dict[str, Any] = {}
-        self._names = HostNames()
-        self._last: dict[str, tuple[object, object]] = {}
+        self._values = HostValues()
         self._step: int | None = None
         self._bus: MetricBus | NullBus | None = None
         self._warn_once = WarnOnce()
@@ -129,7 +129,7 @@ class HostRun:
     def media(self, kind: str, name: object, step: int | None, *content: Any) -> None:
         """Record a text, table, image, histogram or artifact, ``kind``, under a name of the framework."""
         try:
-            stream, metric = self._names.resolve(str(name))
+            stream, metric = self._values.names.resolve(str(name))
             bus, step = self._begin((stream,), step)
             getattr(bus, kind)(f"{stream}/{metric}", step, *content)
         except Exception as error:  # noqa: BLE001 - as in log
@@ -177,35 +177,13 @@ class HostRun:
         return self.__dict__ | {"_bus": None, "_path": self.folder, "_resume": self._resume or self.is_open}
 
     def _log(self, values: Mapping[Any, Any], step: int | None) -> None:
-        streams: dict[str, dict[str, Any]] = {}
-        texts: dict[str, str] = {}
-        for host_name, value in flatten(values):
-            stream, name = self._names.resolve(host_name)
-            number = self._number(host_name, value)
-            if number is not None:
-                streams.setdefault(stream, {})[name] = number
-            elif isinstance(value, str):
-                texts[f"{stream}/{name}"] = value
+        streams, texts = self._values.sort(values)
         bus, step = self._begin(streams, step)
         for stream, numbers in streams.items():
-            if new := self._without_repeated(stream, step, numbers):
+            if new := self._values.without_repeated(stream, step, numbers):
                 bus.publish(stream, step, PendingValues(new).wait)
         for name, text in texts.items():
             bus.text(name, step, text)
-
-    def _number(self, name: str, value: Any) -> Number | None:
-        """Return a number; None for anything else, with a warning unless it is a text or None."""
-        try:
-            if is_number(value):
-                return as_number(name, value)
-            problem = ""
-        except Exception as error:  # noqa: BLE001 - an object of the host
-            problem = f" ({format_error(error)})"
-        if problem or not isinstance(value, str | None):
-            kind = type(value).__name__
-            message = f"{name!r:.200} is of type {kind}, so it is not recorded as a number or a text{problem}"
-            self._warn_once(kind, message)
-        return None
 
     def _begin(self, streams: Iterable[str], step: object) -> tuple[MetricBus | NullBus, Any]:
         """Return the bus and the step of what is logged; an invalid one is left to the bus, which counts it."""
@@ -248,16 +226,3 @@ class HostRun:
             params=self._params,
             **self._request,
         )
-
-    def _without_repeated(self, stream: str, step: object, numbers: dict[str, Any]) -> dict[str, Any]:
-        """Return the numbers without those repeated at the same step, such as the epoch in several calls."""
-        new = {}
-        for name, value in numbers.items():
-            full = f"{stream}/{name}"
-            # A step that is not an integer is left to the bus; an array could not be compared.
-            is_plain = type(step) is int and type(value) in (int, float)
-            if not is_plain or self._last.get(full) != (step, value):
-                new[name] = value
-            if is_plain:
-                self._last[full] = (step, value)
-        return new
