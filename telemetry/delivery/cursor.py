@@ -94,6 +94,16 @@ class DeliveryCursor:
         cursor.closed = None
         self._save("delivering")
 
+    def hangs_at(self, seq: int) -> int:
+        """Return how often, in succession, a call has taken too long because of the content of this record."""
+        return self._progress.hangs if self._progress.hung_at == seq else 0
+
+    def note_hang(self, seq: int) -> None:
+        """Note that a call takes too long, in which the record ``seq`` has the largest content."""
+        self._progress.hangs = 1 + self.hangs_at(seq)
+        self._progress.hung_at = seq
+        self._save("retrying")
+
     def set_aside(self, record: AnyRecord, error: SinkRejected) -> None:
         """Append a rejected record to ``sinks/<name>.rejected.jsonl``.
 

@@ -20,10 +20,14 @@ from telemetry.delivery.retries import Retries
 from telemetry.delivery.sink_connection import SinkConnection
 from telemetry.errors import SinkRejected, error_text, format_error
 from telemetry.plugins.registry import Sink
+from telemetry.records import AnyRecord
 from telemetry.run_folder.lease import Lease
 from telemetry.run_folder.paths import sinks_folder
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
 from telemetry.settings import Settings
+
+MAX_HANGS = 3
+"""How often in succession a content may take too long before its record is set aside."""
 
 
 class DeliveryOutcome(enum.Enum):
@@ -79,7 +83,8 @@ class Delivery:
         self.lease = Lease(sinks_folder(folder), sink.name, clock=clock)
         self._liveness = liveness or TrainerLivenessProbe(folder, clock=clock)
         self._journal = JournalTail(folder, self._liveness, clock)
-        self._watchdog = HookWatchdog(settings.hook_timeout, on_hang)
+        self._on_hang = on_hang
+        self._watchdog = HookWatchdog(settings.hook_timeout, self._note_hang)
         self._connection = SinkConnection(folder, sink, self._watchdog)
         self._log: Callable[[str], None] = lambda line: log(sink.redact(line))
         self._cursor = DeliveryCursor(folder, sink, self._log, warn or self._log)
@@ -134,7 +139,10 @@ class Delivery:
         self._journal.start_after(self._cursor.move_to(opened))
 
     def _write(self) -> None:
-        result = self._connection.write(self._journal.pending)
+        batch = self._without_hanging(self._journal.pending)
+        if not batch:
+            return
+        result = self._connection.write(batch)
         if not result.records:
             return
         last = result.records[-1]
@@ -146,6 +154,31 @@ class Delivery:
         # Resending records that were accepted before the failure does not prove that the sink has recovered.
         if self._cursor.accepted > self._accepted_before_failure:
             self._note_recovery()
+
+    def _without_hanging(self, pending: list[AnyRecord]) -> list[AnyRecord]:
+        """Return the records to offer now: one whose content has taken too long before is offered alone.
+
+        After ``MAX_HANGS``, it is set aside. Otherwise it would hold up all records after it forever.
+        """
+        found = next((n for n, record in enumerate(pending) if self._cursor.hangs_at(record.seq)), None)
+        if found is None:
+            return pending
+        if found:
+            return pending[:found]
+        first = pending[0]
+        if self._cursor.hangs_at(first.seq) < MAX_HANGS:
+            return [first]
+        msg = f"its content was not stored in the time allowed, {MAX_HANGS} times; raise telemetry.hook_timeout"
+        self._cursor.set_aside(first, SinkRejected(msg))
+        self._cursor.advance(first.seq, None)
+        del pending[0]
+        return []
+
+    def _note_hang(self) -> None:
+        # In the thread of the watchdog, while the thread of the delivery is stuck in the hook.
+        if self._connection.uploading is not None:
+            self._cursor.note_hang(self._connection.uploading.seq)
+        self._on_hang()
 
     def _wait_for_records(self) -> DeliveryOutcome | None:
         self._note_recovery()

@@ -45,6 +45,9 @@ class SinkConnection:
         folder: the run folder.
         sink: the sink, which creates the instances.
         watchdog: watchdog that is notified when a hook is entered and left.
+
+    Attributes:
+        uploading: the record with the largest content, while the sink writes records with contents.
     """
 
     def __init__(self, folder: Path, sink: Sink, watchdog: HookWatchdog) -> None:
@@ -53,6 +56,7 @@ class SinkConnection:
         self._watchdog = watchdog
         self._hooks: Hooks | None = None
         self._batch_size = MAX_BATCH
+        self.uploading: AnyRecord | None = None
 
     @property
     def is_open(self) -> bool:
@@ -113,6 +117,8 @@ class SinkConnection:
 
     def _write(self, batch: Sequence[AnyRecord]) -> int | None:
         assert self._hooks is not None  # noqa: S101 - the caller has opened it
+        largest = max(batch, key=_blob_size)
+        self.uploading = largest if _blob_size(largest) else None
         with self._watchdog.hook(timeouts=1 + sum(map(_blob_size, batch)) / BYTES_PER_TIMEOUT):
             # A copy, because a sink may modify the list.
             durable = self._hooks.sink_write(records=list(batch))

@@ -44,6 +44,8 @@ class SinkProgress(msgspec.Struct, kw_only=True):
         view: the URL or command that shows the run there.
         cursors: progress at each destination.
         media: the kinds of media that the sink shows; None if an earlier version has written the file.
+        hung_at: sequence number of the record with the largest content in the call that last took too long.
+        hangs: how often that has happened in succession.
         retries: number of failures so far.
         last_error: message of the last failure.
         last_error_time, updated: times of the last failure and of the last change, in ms since 1970.
@@ -55,6 +57,8 @@ class SinkProgress(msgspec.Struct, kw_only=True):
     view: str = ""
     cursors: dict[str, Cursor] = {}
     media: tuple[str, ...] | None = None
+    hung_at: Count = 0
+    hangs: Count = 0
     retries: Count = 0
     last_error: Annotated[str, msgspec.Meta(max_length=1000)] = ""
     last_error_time: Count = 0
