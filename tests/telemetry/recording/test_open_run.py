@@ -216,6 +216,15 @@ def test_an_evaluation_after_training_does_not_hide_the_last_step(run: Path) -> 
     assert last_step(run) == 9
 
 
+def test_media_after_the_last_point_are_kept_by_a_resume(run: Path) -> None:
+    with open_run(run, **QUIET) as bus:
+        bus.publish("train", 9, {"loss": 1})
+        bus.text("val/notes", 12, "x")
+    with open_run(run, **QUIET, resume=True) as bus:
+        bus.text("val/notes", 13, "y")
+    assert [media.step for media in telemetry.read_run(run).media] == [12, 13]
+
+
 def test_a_refused_resume_names_both_ways_out(run: Path) -> None:
     with open_run(run, **QUIET) as bus:
         bus.publish("train", 1, {"loss": 1})
