@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import zlib
 from collections.abc import Container, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +17,7 @@ from telemetry.sink_api import (
     Record,
     SinkRejected,
     Table,
+    TelemetryError,
     Text,
     format_error,
     is_installed,
@@ -30,6 +32,10 @@ _MAX_ROWS = 200_000
 """Maximum number of rows of a table of W&B."""
 _MAX_NAME_LENGTH = 128
 """Maximum number of characters in the name and in the type of an artifact."""
+_MAX_KEY_LENGTH = 150
+"""Maximum length of a key in bytes: wandb appends up to 100 to make a file name."""
+_UNSAFE = re.compile(r"[\\*\0]")
+"""An asterisk would be a pattern for ``define_metric``."""
 _RESERVED_TYPE = re.compile(r"wandb-|run_table$|job$|code$")
 
 
@@ -59,18 +65,31 @@ class MediaRows:
         if isinstance(record, Artifact):
             _log_artifact(run, self._folder, record)
             return {}
-        key = key_of(record, self.metrics)
+        # wandb stores a table as an artifact, too, named run-<ID>-<key>-<checksum>.
+        max_length = _MAX_NAME_LENGTH - len(f"run-{run.id}--123456") if isinstance(record, Table) else _MAX_KEY_LENGTH
+        key = key_of(record, self.metrics, max_length)
         run.define_metric(key, step_metric=ITERATION_KEY)
-        return {key: _to_object(self._folder, record)}
+        try:
+            return {key: _to_object(self._folder, record)}
+        except Exception as error:
+            # An error of the disk has a number, and passes; one of Pillow, also an OSError, has none.
+            if isinstance(error, TelemetryError | ImportError) or getattr(error, "errno", None) is not None:
+                raise
+            msg = f"wandb cannot show {record.name} at iteration {record.step}: {format_error(error)}"
+            raise SinkRejected(msg) from error
 
 
-def key_of(record: ShownMedia, metrics: Container[str]) -> str:
+def key_of(record: ShownMedia, metrics: Container[str], max_length: int = _MAX_KEY_LENGTH) -> str:
     """Return the key of a record: its name, unless it is that of a metric, or an unsafe path for a copy of the content.
 
-    W&B shows a key with values of several types only as one of them.
+    W&B shows a key with values of several types only as one of them. A key that is too long, in bytes, ends with a
+    checksum.
     """
     name = f"{record.name} ({type(record).__name__.lower()})" if record.name in metrics else record.name
-    parts = name.replace("\\", "_").split("/")
+    data = name.encode()
+    if len(data) > max_length:
+        name = f"{data[: max_length - 9].decode(errors='ignore')}_{zlib.crc32(data):08x}"
+    parts = _UNSAFE.sub("_", name).split("/")
     return "/".join("_" * max(1, len(part)) if part in {"", ".", ".."} else part for part in parts)
 
 

@@ -32,15 +32,17 @@ def define_metrics(run: Any, declared: Collection[str], best: Collection[str]) -
 def define_axes(run: Any, declared: Iterable[str], best: Iterable[str]) -> None:
     """Make the iteration the x-axis of the charts of metrics and of best values, by the full names of the metrics."""
     for name in [*declared, *(f"{PREFIX}{full}" for full in best)]:
-        run.define_metric(name, step_metric=ITERATION_KEY)
+        # wandb raises an error for an asterisk that is not the last character.
+        if name not in RESERVED_KEYS and "*" not in name[:-1]:
+            run.define_metric(name, step_metric=ITERATION_KEY)
 
 
 def check_names(names: Container[str]) -> None:
-    """Check the names of metrics.
+    """Check the names in a row. A metric may appear at any time, so its name costs only its own rows.
 
     Raises:
         SinkRejected: one of them is a key of the sink.
     """
     if reserved := [name for name in RESERVED_KEYS if name in names]:
-        msg = f"metric name {reserved[0]!r} is reserved by the W&B sink; rename the metric"
+        msg = f"the name {reserved[0]!r} is reserved by the W&B sink; rename it"
         raise SinkRejected(msg)

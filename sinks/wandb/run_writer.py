@@ -9,6 +9,7 @@ from typing import Any
 from sinks._best_values import PREFIX, BestValues, is_validation
 from sinks.wandb.destinations import Destination
 from sinks.wandb.media import MediaRows, ShownMedia
+from sinks.wandb.metric_definitions import check_names
 from sinks.wandb.stored_run import (
     ATTEMPT_KEY,
     ITERATION_KEY,
@@ -121,6 +122,7 @@ class RunWriter:
             return
         run = self._opened()
         row = self._values(record) if isinstance(record, Scalars) else self.media.row(run, record)
+        check_names(row)
         row |= {
             ITERATION_KEY: record.step,
             SEQ_KEY: record.seq,

@@ -15,7 +15,7 @@ from sinks._paths import default_folder
 from sinks.wandb.client_process import deadline, kill_clients_of_run, release_client, track_client
 from sinks.wandb.destinations import Destination, OfflineDestination, ServerDestination
 from sinks.wandb.media import MediaRows, contents_size
-from sinks.wandb.metric_definitions import check_names, define_axes, define_metrics
+from sinks.wandb.metric_definitions import define_axes, define_metrics
 from sinks.wandb.run_config import client_settings, config, identity, run_id
 from sinks.wandb.run_writer import RunWriter
 from sinks.wandb.stored_run import STATUS_KEY
@@ -98,7 +98,6 @@ class WandbSink:
     @backend_errors(_BACKEND)
     def sink_open(self, run: RunRecord, folder: Path) -> Opened:
         """Query the rows that W&B already has. The W&B run itself is opened lazily, on the first write."""
-        check_names(run.metrics)
         self._record = run
         self._folder = _resolve_folder(folder, self._chosen)
         self._folder_mode = 0o750 if file_mode(folder) & stat.S_IRGRP else 0o700

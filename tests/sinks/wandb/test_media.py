@@ -25,7 +25,7 @@ from support.wandb_kit import (
 )
 from support.wandb_server import WandbServer
 from telemetry import Metric
-from telemetry.sink_api import Artifact, RunUpdate, SinkRejected
+from telemetry.sink_api import Artifact, Image, RunUpdate, SinkRejected
 from telemetry.testing.points import METRICS, STARTED, run_record, scalars
 
 # Runs that were never finished leave threads of wandb, which raise errors when wandb-core is gone.
@@ -162,10 +162,28 @@ def test_an_artifact_that_wandb_refuses_is_rejected_alone(tmp_path: Path) -> Non
         MediaRows(tmp_path, METRICS).row(run, media.artifact(tmp_path, 1))
 
 
+def test_images_and_names_that_wandb_cannot_store_hold_nothing_up(tmp_path: Path) -> None:
+    pytest.importorskip("PIL")
+    damaged = media.blob(tmp_path, media.png()[:40], ".png")
+    image = Image(seq=2, time=STARTED, name="val/i", step=1, blob=damaged, width=3, height=2)
+    sink, _ = open_sink(tmp_path)
+    sink.sink_write([media.text(tmp_path, 1, "val/" + 240 * "é")])
+    with pytest.raises(SinkRejected, match="wandb cannot show val/i at iteration 1"):
+        sink.sink_write([image])
+    sink.sink_write([media.text(tmp_path, 3, "val/a*b"), media.table(tmp_path, 4, "val/" + 240 * "x")])
+    sink.sink_close("finished", "")
+    assert seqs(tmp_path) == [1, 3, 4]
+
+
 class TestNames:
     @pytest.mark.parametrize(
         ("name", "key"),
-        [("val/parity/E", "val/parity/E"), ("a/../..\\x//b", "a/__/.._x/_/b"), ("val/loss", "val/loss (histogram)")],
+        [
+            ("val/parity/E", "val/parity/E"),
+            ("a/../..\\x//b", "a/__/.._x/_/b"),
+            ("a/E*\0F", "a/E__F"),
+            ("val/loss", "val/loss (histogram)"),
+        ],
     )
     def test_keys_are_names_unless_these_are_unsafe_or_those_of_metrics(self, name: str, key: str) -> None:
         assert key_of(media.histogram(1, name), METRICS) == key

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from support.wandb_kit import (
@@ -90,9 +91,24 @@ class TestRows:
         ]
 
     @pytest.mark.parametrize("name", ["trainer/iteration", "telemetry/seq", "telemetry/attempt"])
-    def test_a_metric_with_a_reserved_name_is_rejected(self, tmp_path: Path, name: str) -> None:
+    def test_only_the_rows_of_a_reserved_name_are_rejected(self, tmp_path: Path, name: str) -> None:
+        stream, _, metric = name.partition("/")
+        second = msgspec.structs.replace(scalars(2), stream=stream, values={metric: 5.0})
+        sink, _ = open_sink(tmp_path, run_record(metrics={name: Metric(), "train/loss": Metric()}))
         with pytest.raises(SinkRejected, match=f"'{name}' is reserved"):
-            open_sink(tmp_path, run_record(metrics={name: Metric()}))
+            sink.sink_write([scalars(1), second])
+        sink.sink_write([scalars(3)])
+        sink.sink_close("finished", "")
+        assert seqs(tmp_path) == [1, 3]
+
+    def test_a_name_that_wandb_cannot_define_is_delivered(self, tmp_path: Path) -> None:
+        record = msgspec.structs.replace(scalars(1), values={"E*F": 5.0, "all*": 6.0, "l\u00fc\n\0": 7.0})
+        metrics = {name: Metric(unit="eV") for name, _ in record.items()}
+        sink, _ = open_sink(tmp_path, run_record(metrics=metrics))
+        sink.sink_write([record])
+        sink.sink_close("finished", "")
+        (row,) = rows(tmp_path)
+        assert [row[name] for name in metrics] == [5.0, 6.0, 7.0]
 
     def test_twenty_thousand_rows_are_delivered_and_read_back_in_seconds(self, tmp_path: Path) -> None:
         batch = [scalars(seq, loss=1 / seq, E_rmse=1.0, F_rmse=2.0, q_rmse=3.0) for seq in range(1, 20_001)]
