@@ -209,6 +209,15 @@ def test_resume_continues_the_run_after_its_last_step_or_starts_one(run: Path) -
     assert not run.with_name("a-run-2").exists()
 
 
+def test_a_training_that_starts_again_without_resume_step_is_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for steps in ((4, 5), (1, 2)):
+        with open_run(run, **QUIET, resume=True) as bus:
+            for step in steps:
+                bus.publish("train", step, {"loss": step})
+    (message,) = [record.message for record in caplog.records]
+    assert message.startswith("step 1 of train is before 5, the step after which the run resumes; pass the step of the")
+
+
 def test_an_evaluation_after_training_does_not_hide_the_last_step(run: Path) -> None:
     with open_run(run, **QUIET) as bus:
         bus.publish("train", 9, {"loss": 1})
