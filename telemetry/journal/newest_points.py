@@ -47,7 +47,7 @@ def streams_at(folder: Path, step: int) -> set[str]:
 
 
 def last_step(folder: Path) -> int:
-    """Return the highest iteration among the newest valid points; 0 if there are none.
+    """Return the highest iteration among the newest valid points and media; 0 if there are none.
 
     Evaluations after training may have published points of earlier iterations.
 
@@ -56,7 +56,7 @@ def last_step(folder: Path) -> int:
     """
     attempts = _attempts(folder)
     records = islice(map(decode, _lines(folder, attempts)), MAX_POINTS)
-    return max((r.step for r in records if isinstance(r, Scalars) and not attempts.is_superseded(r)), default=0)
+    return max((r.step for r in records if isinstance(r, Scalars | Media) and not attempts.is_superseded(r)), default=0)
 
 
 def newest_points(

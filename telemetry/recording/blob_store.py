@@ -51,15 +51,18 @@ class BlobStore:
         """
         sizes = self._present()
         blob = _blob(content, suffix)
-        if sizes.get(blob.file) == blob.size:
+        path = blob_path(self._folder, blob)
+        # Somebody may have removed it, or the whole folder, during the run.
+        if sizes.get(blob.file) == blob.size and path.exists():
             return blob
+        sizes.pop(blob.file, None)
         if len(sizes) >= self._number:
             msg = f"the run has {len(sizes):,} blobs, the maximum"
             raise BlobsFull(msg)
         if sum(sizes.values()) + blob.size > self._megabytes * 10**6:
             msg = f"the blobs of the run would exceed {self._megabytes} MB; set telemetry.blobs_mb"
             raise BlobsFull(msg)
-        path = blob_path(self._folder, blob)
+        make_folder(path.parent)
         atomic_write(path, content if isinstance(content, bytes) else lambda file: _copy(content, blob, file))
         sizes[blob.file] = blob.size
         return blob

@@ -21,6 +21,7 @@ BINS = 64
 """Number of bins of the histogram of values."""
 MAX_TITLE = 250
 """Maximum number of characters of a caption, a file name or a type."""
+_IMMUTABLE = (float, int, str, bytes, type(None))
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,16}")
 
 
@@ -45,17 +46,20 @@ class Encoded(NamedTuple):
 def snapshot(content: Any) -> Any:
     """Return a content that does not change when the caller reuses its object, in the thread of the caller.
 
-    Arrays are copied; a tensor on a GPU, by the GPU, without waiting for it. A matplotlib figure is drawn.
+    Arrays are copied, also those in lists; a tensor on a GPU, by the GPU, without waiting for it. A matplotlib figure
+    is drawn.
     """
+    if isinstance(content, _IMMUTABLE):
+        return content
+    if isinstance(content, list | tuple):
+        return [snapshot(part) for part in content]
     if hasattr(content, "savefig"):
         return drawn(content)
     if hasattr(content, "detach"):
         return content.detach().clone()
     if hasattr(content, "__array__") and hasattr(content, "copy"):
         return content.copy()
-    if isinstance(content, list | tuple):
-        return [list(row) if isinstance(row, list) else row for row in content]
-    return content
+    return bytes(content) if isinstance(content, bytearray | memoryview) else content
 
 
 def drawn(figure: Any) -> bytes:
@@ -137,7 +141,11 @@ def encode_histogram(content: Any, *, given: bool) -> Encoded:
             msg = "the edges of the bins are not ascending"
             raise ValueError(msg)
         return Encoded(Histogram, {"edges": edges.tolist(), "counts": counts.tolist()})
-    values = as_array(content).astype(np.float64).ravel()
+    values = as_array(content)
+    if values.dtype.kind == "c":
+        msg = f"the values have the type {values.dtype}; expected real numbers"
+        raise ValueError(msg)
+    values = values.astype(np.float64).ravel()
     finite = values[np.isfinite(values)]
     if not len(finite):
         msg = f"none of the {len(values)} values is finite"

@@ -116,10 +116,10 @@ class MediaRecorder:
                 self._lose(item.name, item.step, "run closed", f"the run in {self._folder} is closed")
             elif self._is_full(item):
                 self._lose(item.name, item.step, "queue full", "too many contents are waiting for the disk")
+            elif (thread := self._thread or _started(self._run)) is None:
+                self._lose(item.name, item.step, "not written", "the system allows no further thread")
             else:
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._run, name="telemetry-media", daemon=True)
-                    self._thread.start()
+                self._thread = thread
                 self._items.append(item)
                 self._offered += 1
                 self._bytes += item.size
@@ -187,6 +187,16 @@ class MediaRecorder:
     def _lose(self, name: object, step: object, reason: DropReason, text: str) -> None:
         self._queue.tally.lose(1, reason)
         self._warn_once(f"{reason} {name}", f"dropping {str(name)[:50]} at iteration {step}: {text}")
+
+
+def _started(run: Callable[[], None]) -> threading.Thread | None:
+    """Return a new thread; None if the number of threads is limited (``ulimit -u``)."""
+    thread = threading.Thread(target=run, name="telemetry-media", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
 
 
 def _encode(item: _Offered) -> Encoded:

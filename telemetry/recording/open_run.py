@@ -69,7 +69,8 @@ def open_run(
         name: the display name, by default the run ID.
         project: the project that the run belongs to.
         params: the parameters of the run, which may be nested: a mapping, a namespace of ``argparse``, a dataclass or
-            a similar object. Values that look like credentials are redacted.
+            a similar object. Values that look like credentials are redacted. A resumed run keeps earlier ones that
+            are not given again.
         versions: versions of the software used.
         sinks: names of sinks, also as one comma-separated string, or sink objects (served by threads of this process);
             by default those in ``settings``.

@@ -81,7 +81,8 @@ def plan_run(
     folder = local_path(path).absolute()
     settings = parse_settings(settings)
     resumed = None if resume_step is None else parse_resume_step(resume_step)
-    before = {} if resumed is None else read_description(folder).metrics
+    described = None if resumed is None else read_description(folder)
+    before = {} if described is None else described.metrics
     if metrics is not None:
         check_metrics(metrics, resumes=resumed is not None)
     chosen = select(settings.sinks if sinks is None else parse_sinks_argument(sinks), settings.options)
@@ -91,7 +92,7 @@ def plan_run(
         chosen,
         name=name or folder.name,
         project=project,
-        params={} if params is None else plain_params(params),
+        params=({} if described is None else described.params) | ({} if params is None else plain_params(params)),
         metrics=before if metrics is None else _unwatched(before, metrics, declarations) | without_patterns(metrics),
         versions=versions or {},
         every=settings.every,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import stat
 import struct
 import threading
@@ -26,6 +27,8 @@ from telemetry.records import Artifact, Histogram, Image, Media, Table, Text
 from telemetry.run_folder.blobs import blobs_folder, read_blob
 from telemetry.testing import RecordingSink
 from telemetry.testing.points import METRICS
+
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II5x4x", 1, 1)
 
 
 @pytest.fixture(name="bus")
@@ -139,6 +142,23 @@ class TestContents:
         assert sum(record.counts) == 2
         assert Tensor.calls == ["detach", "clone", "detach", "cpu"]
 
+    def test_a_later_change_of_the_content_is_not_recorded(self, bus: MetricBus) -> None:
+        row, cell, pixels = np.ones(2), np.ones(()), bytearray(PNG)
+        release = threading.Event()
+        bus.text("val/text", 1, lambda: str(release.wait(10)))
+        bus.table("val/rows", 1, ["a", "b"], [row])
+        bus.table("val/cells", 1, ["a"], [[cell]])
+        bus.histogram("val/values", 1, [row, row])
+        bus.image("val/image", 1, pixels)
+        row[:] = cell[...] = 0
+        pixels[:] = bytes(len(pixels))
+        release.set()
+        _, rows, cells, values, image = media_of(bus)
+        assert json.loads(content_of(bus, rows))["rows"] == [[1.0, 1.0]]
+        assert json.loads(content_of(bus, cells))["rows"] == [[1.0]]
+        assert sum(values.edges) / len(values.edges) == 1
+        assert content_of(bus, image) == PNG
+
     def test_given_bins_are_kept(self, bus: MetricBus) -> None:
         bus.histogram("val/h", 3, edges=[0, 1, 3], counts=[2, 0.5])
         (record,) = media_of(bus)
@@ -185,6 +205,7 @@ class TestContents:
             (lambda bus: bus.image("a/b", 1, np.zeros((3, 2, 2))), "invalid content", "has shape (3, 2, 2)"),
             (lambda bus: bus.image("a/b", 1, np.zeros((2, 2), int)), "invalid content", "has the type int64"),
             (lambda bus: bus.histogram("a/b", 1, [np.nan]), "invalid content", "none of the 1 values is finite"),
+            (lambda bus: bus.histogram("a/b", 1, np.ones(2, complex)), "invalid content", "expected real numbers"),
             (lambda bus: bus.histogram("a/b", 1), "invalid content", ""),
             (lambda bus: bus.histogram("a/b", 1, edges=[0, 1], counts=[1, 2]), "invalid content", "2 edges and 2"),
             (lambda bus: bus.histogram("a/b", 1, edges=[1, 0], counts=[1]), "invalid content", "not ascending"),
@@ -259,6 +280,27 @@ class TestRecording:
         bus.text("val/notes", 5, "x")
         assert eventually(lambda: bus.counts().lost == 5)
         assert read_run(bus.folder).media == []
+
+    def test_removed_blobs_are_written_again(self, bus: MetricBus) -> None:
+        bus.text("val/notes", 1, "first")
+        assert bus.flush()
+        shutil.rmtree(blobs_folder(bus.folder))
+        bus.text("val/notes", 2, "second")
+        bus.text("val/notes", 3, "first")
+        assert [content_of(bus, each) for each in media_of(bus)] == [b"first", b"second", b"first"]
+
+    def test_without_a_thread_contents_are_counted_until_there_is_one(
+        self, bus: MetricBus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            bus.text("val/notes", 1, "first")
+        bus.text("val/notes", 2, "second")
+        assert [each.step for each in media_of(bus)] == [2]
+        assert bus.counts().dropped == {"not written": 1}
 
     def test_a_full_disk_is_retried_until_the_run_is_closed(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

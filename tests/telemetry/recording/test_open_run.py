@@ -51,6 +51,7 @@ from telemetry import (
 )
 from telemetry.journal.codec import encode
 from telemetry.journal.newest_points import last_step
+from telemetry.journal.reader import read_description
 from telemetry.recording.open_run import start_run
 from telemetry.recording.run_plan import plan_run
 from telemetry.run_folder.trainer_liveness import TrainerLivenessProbe
@@ -223,6 +224,15 @@ def test_an_evaluation_after_training_does_not_hide_the_last_step(run: Path) -> 
         bus.publish("train", 9, {"loss": 1})
         bus.publish("test", 0, {"loss": 1}, final=True)
     assert last_step(run) == 9
+
+
+def test_media_after_the_last_point_are_kept_by_a_resume(run: Path) -> None:
+    with open_run(run, **QUIET) as bus:
+        bus.publish("train", 9, {"loss": 1})
+        bus.text("val/notes", 12, "x")
+    with open_run(run, **QUIET, resume=True) as bus:
+        bus.text("val/notes", 13, "y")
+    assert [media.step for media in telemetry.read_run(run).media] == [12, 13]
 
 
 def test_a_refused_resume_names_both_ways_out(run: Path) -> None:
@@ -512,6 +522,15 @@ def test_a_rejected_resume_leaves_the_run_unchanged(run: Path) -> None:
     with pytest.raises(JournalError):
         open_run(run, **QUIET | {"settings": Settings(every=5)}, resume_step=1)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_resume_keeps_the_parameters_that_it_does_not_change(run: Path) -> None:
+    with open_run(run, **QUIET, params={"lr": 0.1, "width": 8}) as bus:
+        bus.params({"batches": 20})
+    open_run(run, **QUIET, resume=True).close()
+    assert read_description(run).params == {"lr": 0.1, "width": 8, "batches": 20}
+    open_run(run, **QUIET, resume=True, params={"lr": 0.01}).close()
+    assert read_description(run).params == {"lr": 0.01, "width": 8, "batches": 20}
 
 
 def test_a_resume_may_add_metrics(run: Path) -> None:
