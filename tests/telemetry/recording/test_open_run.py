@@ -235,6 +235,14 @@ def test_media_after_the_last_point_are_kept_by_a_resume(run: Path) -> None:
     assert [media.step for media in telemetry.read_run(run).media] == [12, 13]
 
 
+def test_parameters_too_long_to_be_kept_do_not_prevent_a_resume(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (1, 2):
+        with open_run(run, **QUIET, resume=True, params={f"long{number}": "x" * 700_000}) as bus:
+            bus.publish("train", number, {"loss": 1})
+    assert list(read_header(run).params) == ["long2"]
+    assert "too long to be kept" in caplog.text
+
+
 def test_a_refused_resume_names_both_ways_out(run: Path) -> None:
     with open_run(run, **QUIET) as bus:
         bus.publish("train", 1, {"loss": 1})
