@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from telemetry.sink_api import Opened, Scalars, SettingError, SinkRejected, backend_errors, hookimpl
+from telemetry.sink_api import Opened, RunUpdate, Scalars, SettingError, SinkRejected, backend_errors, hookimpl
 
 HEADER = b"seq,time,step,name,value,unit\n\n"  # an empty line ends each batch; CSV readers skip it
 
@@ -48,6 +48,8 @@ class CsvSink:
         text = io.StringIO(newline="")
         rows = csv.writer(text, lineterminator="\n")
         for record in records:
+            if isinstance(record, RunUpdate):  # metrics that have first appeared
+                self.units |= {name: metric.unit for name, metric in record.metrics.items()}
             if isinstance(record, Scalars) and record.seq > self.last_seq:
                 for name, value in record.items():
                     rows.writerow([record.seq, record.time, record.step, name, value, self.units.get(name, "1")])

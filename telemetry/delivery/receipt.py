@@ -75,7 +75,7 @@ class SinkReceipt(msgspec.Struct, frozen=True, kw_only=True):
             command, _, link = progress.view.partition("\n")
             lines += [f"    view with: {command}", *([f"    then open {link}"] if link else [])]
         if self.not_shown:
-            lines.append(f"    {_listed(self.not_shown)} not shown: {self.name} does not support them")
+            lines.append(f"    not shown by {self.name}: {_listed(self.not_shown)}")
         if progress.last_error and (progress.state in {"retrying", "refused"} or progress.cursor.rejected):
             log = log_path(Path(), self.name)
             why = reason(progress.last_error, log, package=True)

@@ -143,7 +143,8 @@ def _status_line(run: Run) -> str:
     last = max((int(curve.steps.max()) for curve in run.curves.values()), default=0)
     head = run.header
     status = STATUS_TEXTS.get(run.status, run.status)
-    return f"{head.name} ({head.run_id}), attempt {head.attempt}: {status}; last point at iteration {last}"
+    points = f"last point at iteration {last}" if run.curves else "no points yet"
+    return f"{head.name} ({head.run_id}), attempt {head.attempt}: {status}; {points}"
 
 
 def _media_lines(runs: Sequence[Run], limit: int) -> list[str]:

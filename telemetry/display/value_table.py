@@ -79,7 +79,8 @@ class _Row(NamedTuple):
 def _rows(label: str, plots: Sequence[Plot]) -> Iterator[_Row]:
     """Yield the rows of a curve: latest values, and best ones unless there is a validation and this is not it."""
     series = [each for plot in plots for each in plot.series if each.label == label]
-    last = max(int(each.curve.steps.max()) for each in series)
+    # The last point, whose value is shown: steps may decrease.
+    last = max(int(each.curve.steps[-1]) for each in series)
     yield _Row(label, f" at {last}", True, lambda plot: _text(plot, label, lambda curve: _number(curve.values[-1])))
     validates = any(each.stream == VALIDATION for plot in plots for each in plot.series)
     if validates and series[0].stream != VALIDATION:

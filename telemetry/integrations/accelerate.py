@@ -102,7 +102,7 @@ class TelemetryTracker(GeneralTracker):
 
 def _numbered(name: str, images: Any) -> Iterator[tuple[str, Any]]:
     """Yield the names and contents of images: a single one, a list, or an array or tensor with four dimensions."""
-    is_batch = getattr(images, "ndim", 0) == 4  # noqa: PLR2004
+    is_batch = getattr(images, "ndim", 0) == 4  # noqa: PLR2004 - NHWC
     if is_batch or isinstance(images, list | tuple):
         yield from ((f"{name}/{number}" if len(images) > 1 else name, image) for number, image in enumerate(images))
     else:

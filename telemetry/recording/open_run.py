@@ -149,8 +149,9 @@ def start_run(plan: RunPlan, limits: RecordingLimits | None = None, *, skips_rep
     """
     limits = limits or DEFAULT_LIMITS
     supervisor = _supervisor(plan, limits)
-    queue = RecordQueue(plan.folder, limits.queue_capacity)
     step = plan.resume_step
+    # A framework whose points are all recorded may evaluate at any step.
+    queue = RecordQueue(plan.folder, limits.queue_capacity, step if skips_repeated else None)
     detector = AnomalyDetector(plan.record.metrics, plan.settings.watch, start=step or 0)
     recorded: set[tuple[str, int]] = set()
     if step is not None:

@@ -49,12 +49,16 @@ class RecordQueue:
         tally: the numbers of records.
     """
 
-    def __init__(self, folder: Path, capacity: int = DEFAULT_LIMITS.queue_capacity) -> None:
+    def __init__(
+        self, folder: Path, capacity: int = DEFAULT_LIMITS.queue_capacity, resumed_step: int | None = None
+    ) -> None:
         """Create an empty queue.
 
         Args:
             folder: the run folder, named in warnings.
             capacity: maximum number of records waiting to be written; further records are dropped and counted.
+            resumed_step: the iteration after which the run resumes, before which a first point causes a warning; None
+                for no warning.
         """
         self.tally = RecordTally()
         self._folder = folder
@@ -62,6 +66,7 @@ class RecordQueue:
         self._changed = threading.Condition(threading.RLock())
         self._items: deque[QueuedRecords] = deque()
         self._last_steps: dict[str, int] = {}
+        self._resumed_step = resumed_step
         self._warn_once = WarnOnce()
         self._closed: Closed | None = None
         self._last_seq = self._enqueued = 0
@@ -86,6 +91,8 @@ class RecordQueue:
                 return
             for stream in streams:
                 last = self._last_steps.get(stream, step)
+                if stream not in self._last_steps and step < (self._resumed_step or 0):
+                    self._warn_once("step", _starts_again(stream, step, self._resumed_step))
                 if step < last:
                     message = f"step of {stream} decreased from {last} to {step}; pass resume_step when resuming a run"
                     self._warn_once("step", message)
@@ -195,3 +202,10 @@ class RecordQueue:
     def last_seq(self) -> int:
         """Sequence number of the last record in the journal; 0 before the first."""
         return self._last_seq
+
+
+def _starts_again(stream: str, step: int, resumed: int | None) -> str:
+    return (
+        f"step {step} of {stream} is before {resumed}, the step after which the run resumes; pass the step of the "
+        "checkpoint as resume_step (0 to start again), which supersedes later points"
+    )

@@ -92,12 +92,14 @@ def plan_run(
         chosen,
         name=name or folder.name,
         project=project,
-        params=({} if described is None else described.params) | ({} if params is None else plain_params(params)),
+        params={} if params is None else plain_params(params),
         metrics=before if metrics is None else _unwatched(before, metrics, declarations) | without_patterns(metrics),
         versions=versions or {},
         every=settings.every,
     )
     _check_record(run)
+    if described is not None:
+        run = _with_earlier_params(run, described)
     newest = newest_segment(folder)
     if resumed is not None:
         run = _next_attempt(folder, run, trainer or TrainerLivenessProbe(folder))
@@ -181,6 +183,17 @@ def _unconfirmed(
         sink.name: unconfirmed(sink, options.get(sink.name, {}), given.get(sink.name, ()), folder) for sink in sinks
     }
     return {name: assignments for name, assignments in found.items() if assignments}
+
+
+def _with_earlier_params(run: RunRecord, before: RunRecord) -> RunRecord:
+    """Return a run record with the earlier parameters that are not given again, if they fit into a line."""
+    merged = msgspec.structs.replace(run, params=before.params | run.params)
+    try:
+        encode(merged)
+    except ValueError:
+        log.warning("the parameters of %s are too long to be kept with those of this attempt", run.run_id)
+        return run
+    return merged
 
 
 def _check_record(run: RunRecord) -> None:

@@ -7,7 +7,8 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from telemetry.records import Alert, Closed, Record, Status
+from telemetry.metrics import Metric
+from telemetry.records import Alert, Closed, Record, RunUpdate, Status
 from telemetry.testing.kit import Driver, Kit, run_in
 from telemetry.testing.points import ODD_NAMES, STARTED, difference, sample, scalars
 
@@ -57,6 +58,20 @@ class ContentChecks(Kit):
             records,
             "Users choose the names of fidelities. Replace characters that the backend rejects, keep names distinct, "
             "and return the original names in read_back or the replaced ones in shown_name.",
+        )
+
+    def test_a_metric_declared_later_is_shown_with_its_unit(self, tmp_path: Path) -> None:
+        folder = tmp_path / "run"
+        late = RunUpdate(
+            seq=3, time=STARTED + 3003, metrics={"val/T_rmse": Metric(unit="K", label="RMSE of temperature")}
+        )
+        records = [*sample(1, 2), late, scalars(4, stream="val", T_rmse=1.5)]
+        self.deliver(folder, records)
+        self.check_shows(
+            folder,
+            records,
+            "A metric may appear after the run was opened; its declaration is in a RunUpdate record: "
+            "run = updated(run, record).",
         )
 
     def test_records_of_unknown_kinds_are_ignored(self, tmp_path: Path) -> None:

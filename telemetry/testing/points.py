@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from telemetry.metrics import Metric
-from telemetry.records import SCHEMA, Record, Resumed, RunRecord, Scalars
+from telemetry.records import SCHEMA, Record, Resumed, RunRecord, RunUpdate, Scalars
 
 STARTED = 1_700_000_000_000
 """Start of the test runs, in ms since 1970."""
@@ -91,8 +91,10 @@ def sample(first: int, last: int) -> list[Record]:
 
 def points_of(records: Iterable[Record], metrics: dict[str, Metric] = METRICS) -> list[Point]:
     """Return the points that the records contain, in order."""
+    records = list(records)
+    late = {name: metric for r in records if isinstance(r, RunUpdate) for name, metric in r.metrics.items()}
     return [
-        Point(name, record.step, value, record.time, metrics[name].unit)
+        Point(name, record.step, value, record.time, (late | metrics)[name].unit)
         for record in records
         if isinstance(record, Scalars)
         for name, value in record.items()

@@ -29,7 +29,7 @@ from support.golden_runs import (
     expected_rows,
     output_of,
 )
-from telemetry import Alert, JournalError, RunExists, Settings, open_run, read_header, read_receipt, read_run
+from telemetry import Alert, JournalError, Settings, open_run, read_header, read_receipt, read_run
 from telemetry.journal.codec import Unknown
 from telemetry.sink_api import (
     Artifact,
@@ -428,9 +428,9 @@ class TestResume:
         assert {name: after[name] for name in before} == before
         assert "journal-4.jsonl" in after
 
-    def test_it_cannot_be_opened_as_a_new_run_or_resumed_with_another_cadence(self, runs: Path) -> None:
-        with pytest.raises(RunExists):
-            open_run(runs / "water", metrics=METRICS, sinks=[])
+    def test_a_new_run_is_opened_next_to_it_and_it_cannot_be_resumed_with_another_cadence(self, runs: Path) -> None:
+        with open_run(runs / "water", metrics=METRICS, sinks=[]) as bus:
+            assert bus.folder.name == "water-2"
         with pytest.raises(JournalError):
             open_run(runs / "water", metrics=METRICS, settings=Settings(every=7), resume_step=130, sinks=[])
 

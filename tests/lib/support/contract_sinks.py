@@ -22,6 +22,7 @@ from telemetry.sink_api import (
     Opened,
     Record,
     Resumed,
+    RunUpdate,
     Scalars,
     SinkRejected,
     SinkUnavailable,
@@ -75,8 +76,10 @@ class LinesSink:
     def lines(self, record: Record) -> Iterator[Line]:
         if isinstance(record, Resumed):
             yield {"seq": record.seq, "resumed": record.step}
+        if isinstance(record, RunUpdate):
+            self.metrics = record.metrics | self.metrics
         if isinstance(record, Scalars):
-            points = [[name, value, self.metrics[name].unit] for name, value in record.items()]
+            points = [[name, value, self.metrics.get(name, Metric()).unit] for name, value in record.items()]
             yield {"seq": record.seq, "time": record.time, "step": record.step, "points": points}
 
     def append(self, lines: list[Line]) -> None:
@@ -172,6 +175,12 @@ class ForgetsUnits(LinesSink):
         opened = super().sink_open(run, folder)
         self.metrics = dict.fromkeys(run.metrics, Metric())
         return opened
+
+
+class IgnoresUpdates(LinesSink):
+    def lines(self, record: Record) -> Iterator[Line]:
+        if not isinstance(record, RunUpdate):
+            yield from super().lines(record)
 
 
 class SwallowsNaN(LinesSink):
@@ -333,7 +342,7 @@ class KeepsTheTorn(LinesSink):
 
 class IgnoresResumes(LinesSink):
     def lines(self, record: Record) -> Iterator[Line]:
-        if isinstance(record, Scalars):
+        if not isinstance(record, Resumed):
             yield from super().lines(record)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TypeVar
 
 from telemetry import RunRecord, Status
 from telemetry.plugins.hook_relay import Hooks
 from telemetry.plugins.registry import Sink
-from telemetry.sink_api import Opened, Record, SinkUnavailable, hookimpl
+from telemetry.sink_api import Opened, Record, RunUpdate, SinkUnavailable, hookimpl, updated
 
 T = TypeVar("T")
 
@@ -32,6 +33,8 @@ class RetryingSink:
 
     @hookimpl
     def sink_write(self, records: Sequence[Record]) -> int | None:
+        # A new instance gets the description in the journal.
+        self._run = reduce(updated, (r for r in records if isinstance(r, RunUpdate)), self._run)
         return self._retry(lambda: self._hooks.sink_write(records=[r for r in records if r.seq > self._last_seq]))
 
     @hookimpl

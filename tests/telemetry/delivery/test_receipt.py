@@ -244,8 +244,8 @@ def test_media_that_a_sink_does_not_show_are_stated(tmp_path: Path) -> None:
         "old": [],
         "some": ["table", "histogram"],
     }
-    assert "    2 tables and 2 histograms not shown: some does not support them" in str(got)
-    texts = "2 texts, 2 tables, 2 images, 2 histograms and 2 artifacts not shown: none does not support them"
+    assert "    not shown by some: 2 tables and 2 histograms" in str(got)
+    texts = "not shown by none: 2 texts, 2 tables, 2 images, 2 histograms and 2 artifacts"
     assert f"      {texts}" in str(got).splitlines()
 
 

@@ -244,7 +244,7 @@ class TestRecording:
         assert steps == list(range(20))
         assert receipt is not None
         assert {each.name: each.not_shown for each in receipt.sinks} == {"recording": {}, "other": {"histogram": 1}}
-        assert "    1 histogram not shown: other does not support them" in str(receipt)
+        assert "    not shown by other: 1 histogram" in str(receipt)
         assert (receipt.counts.offered, receipt.journaled, receipt.step) == (21, 21, 19)
 
     def test_close_waits_for_what_is_pending(self, tmp_path: Path) -> None:

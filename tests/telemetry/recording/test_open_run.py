@@ -210,6 +210,15 @@ def test_resume_continues_the_run_after_its_last_step_or_starts_one(run: Path) -
     assert not run.with_name("a-run-2").exists()
 
 
+def test_a_training_that_starts_again_without_resume_step_is_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for steps in ((4, 5), (1, 2)):
+        with open_run(run, **QUIET, resume=True) as bus:
+            for step in steps:
+                bus.publish("train", step, {"loss": step})
+    (message,) = [record.message for record in caplog.records]
+    assert message.startswith("step 1 of train is before 5, the step after which the run resumes; pass the step of the")
+
+
 def test_an_evaluation_after_training_does_not_hide_the_last_step(run: Path) -> None:
     with open_run(run, **QUIET) as bus:
         bus.publish("train", 9, {"loss": 1})
@@ -224,6 +233,14 @@ def test_media_after_the_last_point_are_kept_by_a_resume(run: Path) -> None:
     with open_run(run, **QUIET, resume=True) as bus:
         bus.text("val/notes", 13, "y")
     assert [media.step for media in telemetry.read_run(run).media] == [12, 13]
+
+
+def test_parameters_too_long_to_be_kept_do_not_prevent_a_resume(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in (1, 2):
+        with open_run(run, **QUIET, resume=True, params={f"long{number}": "x" * 700_000}) as bus:
+            bus.publish("train", number, {"loss": 1})
+    assert list(read_header(run).params) == ["long2"]
+    assert "too long to be kept" in caplog.text
 
 
 def test_a_refused_resume_names_both_ways_out(run: Path) -> None:

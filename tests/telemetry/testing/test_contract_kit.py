@@ -26,6 +26,7 @@ CHECKS = [name for name, _ in inspect.getmembers(Contract, inspect.isfunction) i
 POINTS = "test_each_point_is_shown_once_in_order_with_its_step_value_time_and_unit"
 NAN = "test_nan_and_infinities_are_shown_unchanged"
 NAMES = "test_unusual_names_are_shown_as_separate_curves"
+LATE = "test_a_metric_declared_later_is_shown_with_its_unit"
 KINDS = "test_records_of_unknown_kinds_are_ignored"
 MANY = "test_ten_thousand_records_are_all_shown_in_order"
 THREADS = "test_delivery_works_from_any_thread"
@@ -56,6 +57,7 @@ IN_OTHER_PROCESSES = {ACKNOWLEDGED, KILLED, MEDIA_KILLED, FULL, IMPORTS}
 # For each sink that violates the contract in one way: the checks that must find it, and a part of their messages.
 ONE_CHECK_FINDS = {
     "RoundsSteps": (POINTS, "has step 0 instead of 8589934592"),
+    "IgnoresUpdates": (LATE, "has unit '1' instead of 'K'"),
     "SwallowsNaN": (NAN, "A diverging run has such values"),
     "CleansNames": (NAMES, "'val/fid 1/E_rmse' has 0 points instead of 2"),
     "Samples": (MANY, "Do not sample or drop records"),
