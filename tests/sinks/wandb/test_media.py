@@ -22,6 +22,7 @@ from support.wandb_kit import (
     seqs,
     summary,
     transaction_logs,
+    wait_for,
 )
 from support.wandb_server import WandbServer
 from telemetry import Metric
@@ -206,6 +207,11 @@ def test_contents_are_durable_before_their_rows_are_confirmed(tmp_path: Path, mo
         fsync(fd)
 
     monkeypatch.setattr(os, "fsync", note)
-    deliver(tmp_path, media.one_of_each(tmp_path)[:3])
-    suffixes = [path.suffix for path in synced if "media" in path.parts or path.suffix == ".wandb"]
-    assert sorted(suffixes[: suffixes.index(".wandb")]) == [".html", ".json", ".png"]
+    sink, _ = open_sink(tmp_path)
+    sink.sink_write(media.one_of_each(tmp_path)[:3])
+    # wandb may write the beginning of the file, and it is synced, before the rows.
+    wait_for(lambda: sink.sink_write([]) == 3)
+    *before, last = [path.suffix for path in synced if "media" in path.parts or path.suffix == ".wandb"]
+    assert sorted(suffix for suffix in before if suffix != ".wandb") == [".html", ".json", ".png"]
+    assert last == ".wandb"
+    sink.sink_close("finished", "")
