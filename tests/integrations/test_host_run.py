@@ -273,7 +273,7 @@ def test_ten_thousand_names_are_recorded_as_far_as_a_run_may_have_them_and_the_r
     run = new(tmp_path / "run")
     for step in (1, 2):
         run.log({f"layer_{number}": number for number in range(10_000)}, step)
-    run.flush()
+    assert run.bus.flush(120)
     dropped = sum(run.bus.counts().dropped.values())
     run.close()
     found = curves(tmp_path / "run")
