@@ -57,7 +57,7 @@ def wait_for(seq, delivery):
     while last_seq() < seq:
         assert delivery.poll() is None, "the delivery has ended"
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(0.005)  # between two looks: nothing announces a row
 
 
 def last_seq():

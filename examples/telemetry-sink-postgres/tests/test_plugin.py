@@ -152,4 +152,4 @@ def wait_until_blocked(kind):
     deadline = time.monotonic() + 20
     while not query("SELECT 1 FROM pg_locks WHERE locktype = %s AND NOT granted", kind):
         assert time.monotonic() < deadline
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks: nothing announces a lock
